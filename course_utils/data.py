@@ -1,0 +1,117 @@
+"""The digits: as arrays, and as a tf.data pipeline."""
+
+import contextlib
+import socket
+
+TRAIN_EXAMPLES = 1536
+"""Of the 1,797 small digits: 12 batches of 128, so that no power of two up to 512 leaves a remainder."""
+
+
+def load_digits(name="digits"):
+    """Handwritten digits in MNIST's shape and scale: `(x_train, y_train), (x_test, y_test)`.
+
+    name: "digits", scikit-learn's 1,797 real 8×8 digits resized to 28×28, split into 1,536 to train on and 261 to
+        test on, with the same share of every digit in both (needs no network; the same everywhere), or
+        "mnist", the 60,000 + 10,000 of MNIST, downloaded by Keras once and kept in its cache.
+
+    Images are float32 of shape (N, 28, 28, 1) in [0, 1], labels int64 of shape (N,) in 0..9.
+    Raises ValueError for another name, and RuntimeError, with the remedy, when MNIST is neither cached nor to be had.
+    """
+    if name == "digits":
+        return _small_digits()
+    if name == "mnist":
+        return _mnist()
+    raise ValueError(f"name={name!r}: must be 'digits' or 'mnist'")
+
+
+def _small_digits():
+    import scipy.ndimage
+    import sklearn.datasets
+    import sklearn.model_selection
+
+    bunch = sklearn.datasets.load_digits()
+    images = scipy.ndimage.zoom(bunch.images / 16, (1, 3.5, 3.5), order=1, mode="nearest", grid_mode=True)
+    x_train, x_test, y_train, y_test = sklearn.model_selection.train_test_split(
+        images.astype("float32")[..., None],
+        bunch.target.astype("int64"),
+        train_size=TRAIN_EXAMPLES,
+        stratify=bunch.target,
+        random_state=0,
+    )
+    return (x_train, y_train), (x_test, y_test)
+
+
+def _mnist():
+    import keras
+
+    try:
+        with _deadline(seconds=30):
+            train, test = keras.datasets.mnist.load_data()
+    except Exception as problem:  # Keras raises a bare Exception when a download fails, and removes what it had begun
+        raise RuntimeError(
+            "MNIST is not in Keras' cache and could not be downloaded: connect to the network and run this again, or "
+            f'set DATASET = "digits", which needs none ({str(problem).splitlines()[0][:200]})'
+        ) from None
+    return tuple(
+        ((images / 255).astype("float32")[..., None], labels.astype("int64")) for images, labels in (train, test)
+    )
+
+
+@contextlib.contextmanager
+def _deadline(seconds):
+    """Let no network read begun inside wait longer than this; a download has no deadline of its own."""
+    before = socket.getdefaulttimeout()
+    socket.setdefaulttimeout(seconds)
+    try:
+        yield
+    finally:
+        socket.setdefaulttimeout(before)
+
+
+def make_dataset(
+    images,
+    labels,
+    global_batch_size,
+    *,
+    cache=True,
+    shuffle=True,
+    seed=0,
+    reshuffle=False,
+    drop_remainder=True,
+    prefetch=True,
+):
+    """The tf.data pipeline that the whole course trains from: batches of `(images, labels)`.
+
+    images, labels: arrays of equal length N.
+    global_batch_size: examples per step over all replicas together; a strategy divides it among them.
+    cache: keep the examples in memory after the first pass; without a `map` or a file to read before it, a habit
+        that costs nothing, and with one the largest gain of all.
+    shuffle, seed: draw the examples in an order that depends on the seed alone.
+    reshuffle: draw a new order each epoch. Better for learning; off here, because `fit` under a strategy draws one
+        extra iterator, so that its epochs would see other orders than the same training without a strategy.
+    drop_remainder: leave out a last, smaller batch, so that every step has the same shape (one compilation, and no
+        replica with fewer examples than the others).
+    prefetch: prepare the next batches while the device computes.
+
+    Raises ValueError when the lengths differ, or when the batch is not a whole number between 1 and N.
+    """
+    import tensorflow as tf
+
+    count = len(images)
+    if len(labels) != count:
+        raise ValueError(f"labels: {len(labels)} labels for {count} images; there must be one for each")
+    if (
+        not isinstance(global_batch_size, int)
+        or isinstance(global_batch_size, bool)
+        or not 1 <= global_batch_size <= count
+    ):
+        raise ValueError(
+            f"global_batch_size={global_batch_size!r}: must be a whole number between 1 and the {count} examples"
+        )
+    dataset = tf.data.Dataset.from_tensor_slices((images, labels))
+    if cache:
+        dataset = dataset.cache()
+    if shuffle:
+        dataset = dataset.shuffle(count, seed=seed, reshuffle_each_iteration=reshuffle)
+    dataset = dataset.batch(global_batch_size, drop_remainder=drop_remainder)
+    return dataset.prefetch(tf.data.AUTOTUNE) if prefetch else dataset

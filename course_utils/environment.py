@@ -1,0 +1,162 @@
+"""What hardware is here, and N logical devices of it; quiet logs. The ground of the other modules."""
+
+import contextlib
+import importlib.machinery
+import os
+import sys
+import warnings
+
+GPU_SLICE_MIB = 1024
+"""Memory of one logical GPU. The course's model needs a tenth of it, and eight slices fit the smallest GPU on Colab."""
+
+
+def quiet_logs():
+    """Keep TensorFlow's start-up log and Keras' false alarms out of the notebook.
+
+    `TF_CPP_MIN_LOG_LEVEL` silences TensorFlow once it runs; what TensorFlow 2.21 logs while it is being
+    loaded ignores that variable, so the process's stderr is set aside during the import, and shown after
+    all if the import fails. Call it before TensorFlow is imported (`import course_utils` does). Calling it
+    twice changes nothing.
+    """
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    # Keras 3.15 says this of every tf.data.Dataset that `fit` is given, shuffled or not.
+    warnings.filterwarnings("ignore", message="`shuffle=True` was passed, but will be ignored")
+    if not any(isinstance(finder, _QuietImport) for finder in sys.meta_path):
+        sys.meta_path.insert(0, _QuietImport())
+
+
+class _QuietImport:
+    """Finds `tensorflow` the ordinary way, and has it loaded with stderr set aside."""
+
+    def find_spec(self, name, path=None, target=None):
+        spec = importlib.machinery.PathFinder.find_spec(name, path) if name == "tensorflow" else None
+        if spec is not None and spec.loader is not None:
+            load = spec.loader.exec_module
+
+            def quiet_load(module):
+                with _stderr_set_aside():
+                    load(module)
+                module.get_logger().setLevel("ERROR")  # in a notebook TensorFlow starts it at INFO, on stdout
+
+            spec.loader.exec_module = quiet_load
+        return spec
+
+
+@contextlib.contextmanager
+def _stderr_set_aside():
+    """Collect what C and C++ code writes to the process's stderr; write it out only if an exception passes by."""
+    import tempfile
+
+    with tempfile.TemporaryFile() as log:
+        stderr = os.dup(2)
+        os.dup2(log.fileno(), 2)
+        try:
+            yield
+        except BaseException:
+            log.seek(0)
+            os.write(stderr, log.read())
+            raise
+        finally:
+            os.dup2(stderr, 2)
+            os.close(stderr)
+
+
+def on_colab():
+    """True in a Google Colab runtime."""
+    return "google.colab" in sys.modules
+
+
+def facts():
+    """What is here, as a dict from a short name to a short text, in the order in which `report` shows it.
+
+    Works without TensorFlow, and does not initialise TensorFlow's devices: `logical_devices` may still be called.
+    """
+    import platform
+    import shutil
+
+    import psutil
+
+    memory = psutil.virtual_memory()
+    found = {
+        "Python": platform.python_version(),
+        "TensorFlow": _version("tensorflow"),
+        "Keras": _version("keras"),
+        "system": f"{platform.system()} {platform.machine()}" + (", Google Colab" if on_colab() else ""),
+        "CPU cores": str(os.cpu_count()),
+        "memory": f"{memory.total / 2**30:.1f} GiB, {memory.available / 2**30:.1f} GiB free",
+        "disk": f"{shutil.disk_usage('.').free / 2**30:.0f} GiB free",
+    }
+    try:
+        import tensorflow as tf
+    except ImportError as problem:
+        return found | {"GPUs": "unknown", "TPUs": "unknown", "remedy": f"TensorFlow cannot be imported ({problem})"}
+    gpus = tf.config.list_physical_devices("GPU")
+    names = [tf.config.experimental.get_device_details(gpu).get("device_name", gpu.name) for gpu in gpus]
+    tpus = tf.config.list_physical_devices("TPU")
+    return found | {"GPUs": ", ".join(names) or "none", "TPUs": str(len(tpus) or "none")}
+
+
+def report():
+    """The same as `facts`, as a table to print: one line a fact."""
+    found = facts()
+    width = max(map(len, found))
+    return "\n".join(f"{name:<{width}}  {value}" for name, value in found.items())
+
+
+def _version(package):
+    import importlib.metadata
+
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return "not installed"
+
+
+def logical_devices(count, kind="auto"):
+    """Names of `count` devices to build a strategy on, such as `["CPU:0", "CPU:1"]`; prints one line on what they are.
+
+    count: how many devices, at least 1.
+    kind: "auto" takes physical GPUs if there are enough, else slices of the first GPU (`GPU_SLICE_MIB` of memory
+        each), else logical CPUs; "gpu" and "cpu" leave only those.
+
+    TensorFlow fixes its devices when it first uses one. Until then this may be called again with another count; after
+    that only with the same. Raises ValueError for a count or kind that makes no sense, and RuntimeError, with the
+    remedy, when a GPU is asked for and none is there, or when TensorFlow has fixed another number of devices.
+    """
+    import tensorflow as tf
+
+    if not isinstance(count, int) or isinstance(count, bool) or count < 1:
+        raise ValueError(f"count={count!r}: the number of devices must be a whole number, 1 or more")
+    if kind not in ("auto", "cpu", "gpu"):
+        raise ValueError(f"kind={kind!r}: must be 'auto', 'cpu' or 'gpu'")
+    gpus = [] if kind == "cpu" else tf.config.list_physical_devices("GPU")
+    if kind == "gpu" and not gpus:
+        raise RuntimeError(
+            "kind='gpu' asks for a GPU and TensorFlow sees none here; use kind='auto' to go on with CPUs"
+        )
+    if len(gpus) >= count:
+        print(f"{count} physical GPU{'s' if count > 1 else ''}")
+        return [f"GPU:{i}" for i in range(count)]
+    if gpus:
+        _split(gpus[0], count, tf.config.LogicalDeviceConfiguration(memory_limit=GPU_SLICE_MIB))
+        print(f"{count} logical GPUs, slices of one physical GPU: simulated devices prove correctness, never speed")
+        return [f"GPU:{i}" for i in range(count)]
+    _split(tf.config.list_physical_devices("CPU")[0], count, tf.config.LogicalDeviceConfiguration())
+    simulated = "s on one physical CPU: simulated devices prove correctness, never speed" if count > 1 else ""
+    print(f"{count} logical CPU{simulated}")
+    return [f"CPU:{i}" for i in range(count)]
+
+
+def _split(physical, count, configuration):
+    """Have TensorFlow present one physical device as `count` logical ones, or find that it does already."""
+    import tensorflow as tf
+
+    try:
+        tf.config.set_logical_device_configuration(physical, [configuration] * count)
+    except RuntimeError:  # the devices are initialised: TensorFlow keeps what it has until the process ends
+        there = len(tf.config.get_logical_device_configuration(physical) or [configuration])
+        if there != count:
+            raise RuntimeError(
+                f"{count} logical {physical.device_type} devices were asked for, but TensorFlow already runs with "
+                f"{there} and cannot change that: restart the kernel, and ask for them before anything uses TensorFlow"
+            ) from None

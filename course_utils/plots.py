@@ -1,0 +1,326 @@
+"""Every drawing of the course. Each function takes plain numbers and returns a matplotlib Figure.
+
+In a notebook, end the cell with an assignment, `figure = plots.digits(...)`: Jupyter then shows the figure once.
+"""
+
+import functools
+
+COLOURS = {
+    "inputs": "#56B4E9",  # and activations
+    "weights": "#E69F00",
+    "gradients": "#009E73",
+    "travels": "#D55E00",  # between devices
+    "optimizer": "#F0E442",
+    "waiting": "#D9D9D9",
+    "wrong": "#CC79A7",
+    "compute": "#0072B2",
+}
+"""What a colour means, in every figure: the Okabe–Ito palette, which colour-blind readers can tell apart."""
+
+INK = "#222222"
+MUTED = "#6B6B6B"
+STYLE = {
+    "figure.dpi": 110,
+    "figure.constrained_layout.use": True,
+    "font.size": 11,
+    "text.color": INK,
+    "axes.titlesize": 12.5,
+    "axes.titleweight": "bold",
+    "axes.titlelocation": "left",
+    "axes.titlepad": 10,
+    "axes.edgecolor": MUTED,
+    "axes.labelcolor": INK,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "grid.color": "#E8E8E8",
+    "xtick.color": MUTED,
+    "ytick.color": MUTED,
+    "legend.frameon": False,
+    "lines.linewidth": 2,
+    "lines.markersize": 6,
+}
+
+
+def _styled(draw):
+    """Run a drawing function with the course's style, and leave these settings of matplotlib as they were.
+
+    (Only these: `rc_context` would also undo what Jupyter's backend sets when it is loaded by the first figure.)
+    """
+
+    @functools.wraps(draw)
+    def styled(*args, **kwargs):
+        from matplotlib import rcParams
+
+        before = {name: rcParams[name] for name in STYLE}
+        rcParams.update(STYLE)
+        try:
+            return draw(*args, **kwargs)
+        finally:
+            rcParams.update(before)
+
+    return styled
+
+
+def _axes(width=7.2, height=3.2, **kwargs):
+    import matplotlib.pyplot as plt
+
+    return plt.subplots(figsize=(width, height), **kwargs)
+
+
+def _title(figure, text):
+    """The finding, above everything and from the figure's left edge, so that long labels on the left cost no room."""
+    figure.suptitle(text, x=0.01, ha="left", weight="bold", size=12.5)
+
+
+def _canvas(width, height):
+    """Axes without axes, one unit an inch, for a drawing made of boxes and arrows."""
+    figure, axes = _axes(width, height)
+    axes.set(xlim=(0, width), ylim=(0, height), aspect="equal")
+    axes.axis("off")
+    return figure, axes
+
+
+def _box(axes, x, y, width, height, colour="white", text="", dashed=False, size=10):
+    """A rounded box: dark outline for a device, dashed for a process, filled for what lives there."""
+    from matplotlib.patches import FancyBboxPatch
+
+    axes.add_patch(
+        FancyBboxPatch(
+            (x, y),
+            width,
+            height,
+            boxstyle="round,pad=0,rounding_size=0.09",
+            facecolor=colour,
+            edgecolor=MUTED if dashed else INK,
+            linestyle="--" if dashed else "-",
+            linewidth=1.1,
+        )
+    )
+    axes.text(x + width / 2, y + height / 2, text, ha="center", va="center", size=size, color=INK)
+
+
+def _arrow(axes, start, end, colour=INK, width=1.4, style="-|>", bend=0.0):
+    axes.annotate(
+        "",
+        end,
+        start,
+        arrowprops={
+            "arrowstyle": style,
+            "color": colour,
+            "lw": width,
+            "shrinkA": 0,
+            "shrinkB": 0,
+            "connectionstyle": f"arc3,rad={bend}",
+        },
+    )
+
+
+@_styled
+def digits(images, labels, title):
+    """A strip of images, two rows, each with its label. images: (N, 28, 28, 1) in [0, 1], N even; labels: (N,)."""
+    columns = len(images) // 2
+    figure, axes = _axes(7.2, 2.4, nrows=2, ncols=columns)
+    for cell, image, label in zip(axes.flat, images, labels):
+        cell.imshow(image[..., 0], cmap="gray_r", vmin=0, vmax=1)
+        cell.set_title(str(label), size=10, loc="center", pad=3, weight="normal", color=MUTED)
+        cell.axis("off")
+    _title(figure, title)
+    return figure
+
+
+@_styled
+def placement(devices, title, process="this process"):
+    """What lives where: `{device name: [(text, what), …]}` with what a key of COLOURS; a dashed box for the process."""
+    width, row = 7.2, 0.42
+    rows = max(1, max(map(len, devices.values())))
+    height = 1.35 + row * rows
+    figure, axes = _canvas(width, height)
+    _box(axes, 0.06, 0.06, width - 0.12, height - 0.12, dashed=True)
+    axes.text(0.22, height - 0.17, process, va="top", size=10, color=MUTED)
+    span = (width - 0.4) / len(devices)
+    for i, (name, contents) in enumerate(devices.items()):
+        left, top = 0.2 + i * span, height - 0.5
+        _box(axes, left + 0.07, 0.2, span - 0.14, top - 0.2)
+        axes.text(left + span / 2, top - 0.2, name, ha="center", va="center", weight="bold")
+        for k, (text, what) in enumerate(contents):
+            _box(axes, left + 0.22, top - 0.42 - row * (k + 1) + 0.08, span - 0.44, row - 0.08, COLOURS[what], text)
+        if not contents:
+            axes.text(left + span / 2, top - 0.42 - row / 2, "nothing", ha="center", va="center", color=MUTED)
+    _title(figure, title)
+    return figure
+
+
+@_styled
+def training_curves(loss, accuracy, title):
+    """Loss and accuracy by epoch, side by side. Each argument: `{"training": [one number an epoch], "test": […]}`."""
+    figure, panels = _axes(7.2, 3.0, ncols=2)
+    for axes, curves, name in zip(panels, (loss, accuracy), ("loss (nats)", "accuracy")):
+        for (label, values), colour in zip(curves.items(), (MUTED, COLOURS["compute"])):
+            epochs = range(1, len(values) + 1)
+            axes.plot(epochs, values, marker="o", color=colour, label=label)
+        axes.set(xlabel="epoch", ylabel=name, xticks=list(epochs))
+    panels[0].set_ylim(bottom=0)
+    panels[1].set_ylim(top=1)
+    panels[1].legend(loc="lower right")
+    _title(figure, title)
+    return figure
+
+
+@_styled
+def training_step(devices, per_replica_batch_size, title, gradient_bytes=0):
+    """One training step, a column for each device; with several, the all-reduce between their gradients.
+
+    devices: names; gradient_bytes: what each device adds to the all-reduce, shown on the arrow.
+    """
+    width, height = 7.2, 3.75
+    figure, axes = _canvas(width, height)
+    count = len(devices)
+    span = min(3.5, (width - 0.4) / count)
+    start = (width - span * count) / 2 if count > 1 else 0.3
+    parts = [
+        (f"batch: {per_replica_batch_size} examples", "inputs", "images, labels"),
+        ("forward: activations, loss", "inputs", "model(images, training=True)"),
+        ("backward: gradients", "gradients", "tape.gradient(loss, …)"),
+        ("optimizer: moments", "optimizer", "optimizer.apply_gradients(…)"),
+        ("updated weights", "weights", "model.trainable_variables"),
+    ]
+    for i, name in enumerate(devices):
+        left, inner = start + i * span + 0.45, span - 0.9
+        _box(axes, start + i * span + 0.1, 0.1, span - 0.2, height - 0.2)
+        axes.text(start + (i + 0.5) * span, height - 0.32, name, ha="center", va="center", weight="bold")
+        for k, (text, what, code) in enumerate(parts):
+            bottom = height - 0.95 - 0.6 * k
+            if count == 1:
+                axes.text(start + span + 0.3, bottom + 0.19, code, va="center", family="monospace", color=MUTED)
+            _box(axes, left, bottom, inner, 0.38, COLOURS[what], text)
+            if k:
+                _arrow(axes, (left + inner / 2, bottom + 0.6), (left + inner / 2, bottom + 0.38))
+        # the weights of this step are those of the next step's forward pass; keep the line clear of the arrows
+        side, out = (left, -0.22) if i < count // 2 else (left + inner, 0.22)
+        low, high = height - 0.95 - 0.6 * 4 + 0.19, height - 0.95 - 0.6 + 0.19
+        axes.plot([side, side + out, side + out], [low, low, high], color=INK, lw=1.4)
+        _arrow(axes, (side + out, high), (side, high))
+    gradients = height - 0.95 - 1.2 + 0.19
+    for i in range(count - 1):
+        edge = start + (i + 1) * span
+        _arrow(axes, (edge - 0.45, gradients), (edge + 0.45, gradients), COLOURS["travels"], 3, "<|-|>")
+        text = f"all-reduce\n{gradient_bytes / 2**20:.1f} MiB"
+        axes.text(edge, gradients - 0.1, text, ha="center", va="top", size=9, color=COLOURS["travels"], weight="bold",
+                  bbox={"facecolor": "white", "edgecolor": "none", "pad": 1})  # fmt: skip
+    _title(figure, title)
+    return figure
+
+
+@_styled
+def throughput(curves, reference, title):
+    """Examples/s against the global batch size, with quartile bars.
+
+    curves: `{label: {batch size: (median, low, high)}}`; reference: `(label, median)`, drawn as a dashed line.
+    """
+    figure, axes = _axes(7.2, 3.6)
+    colours = (MUTED, COLOURS["compute"])
+    for (label, points), colour in zip(curves.items(), colours):
+        sizes = list(points)
+        medians = [points[size][0] for size in sizes]
+        spread = [[points[s][0] - points[s][1] for s in sizes], [points[s][2] - points[s][0] for s in sizes]]
+        axes.errorbar(sizes, medians, yerr=spread, marker="o", capsize=4, color=colour, label=label)
+    axes.axhline(reference[1], color=INK, linestyle=":", label=reference[0])
+    axes.set_xscale("log", base=2)
+    axes.set(xlabel="global batch size (examples)", ylabel="examples/s", xticks=sizes, xticklabels=sizes)
+    axes.set_ylim(bottom=0)
+    axes.yaxis.set_major_formatter("{x:,.0f}")
+    axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.2), ncols=3)
+    _title(figure, title)
+    return figure
+
+
+@_styled
+def bars(values, unit, title):
+    """One bar for each way of doing the same thing, from the first to the last, with its spread and its number.
+
+    values: `{label: (median, low, high)}`; unit: of the numbers, the label of the axis.
+    """
+    figure, axes = _axes(7.2, 1.1 + 0.42 * len(values))
+    medians, lows, highs = zip(*values.values())
+    spread = [[m - low for m, low in zip(medians, lows)], [high - m for m, high in zip(medians, highs)]]
+    colours = [MUTED] + [COLOURS["compute"]] * (len(values) - 1)
+    axes.barh(range(len(values)), medians, xerr=spread, height=0.66, color=colours, ecolor=INK, capsize=3)
+    for i, high in enumerate(highs):
+        axes.annotate(f"{medians[i]:,.0f}", (high, i), xytext=(7, 0), textcoords="offset points", va="center", size=10)
+    axes.set_yticks(range(len(values)), list(values), color=INK)
+    axes.invert_yaxis()
+    axes.grid(axis="y", visible=False)
+    axes.set(xlabel=unit)
+    axes.set_xlim(0, 1.15 * max(highs))
+    axes.xaxis.set_major_formatter("{x:,.0f}")
+    _title(figure, title)
+    return figure
+
+
+def prefetching(read, work, steps=4):
+    """Two timelines, without and with prefetch, of steps that take `read` ms to prepare and `work` ms to compute."""
+    rows = {"input, alone": [], "device, alone": [], "input, prefetch": [], "device, prefetch": []}
+    free = 0.0  # when the device has finished its last step, with prefetch
+    for i in range(steps):
+        start = i * (read + work)
+        rows["input, alone"] += [(start, read, "inputs")]
+        rows["device, alone"] += [(start, read, "waiting"), (start + read, work, "compute")]
+        ready = (i + 1) * read
+        rows["input, prefetch"] += [(i * read, read, "inputs")]
+        rows["device, prefetch"] += [(free, max(0.0, ready - free), "waiting"), (max(free, ready), work, "compute")]
+        free = max(free, ready) + work
+    words = {"inputs": "prepare a batch", "compute": "train on it", "waiting": "wait for it"}
+    gain = steps * (read + work) - free
+    return timeline(rows, f"Prefetch saves {gain:.0f} ms in {steps} steps, if input has a core of its own", words)
+
+
+@_styled
+def timeline(rows, title, labels):
+    """Who does what when. rows: `{name: [(start, duration, what), …]}` in milliseconds, what a key of COLOURS.
+
+    labels: `{what: word}` for the legend.
+    """
+    from matplotlib.patches import Patch
+
+    figure, axes = _axes(7.2, 1.5 + 0.5 * len(rows))
+    for i, spans in enumerate(rows.values()):
+        for start, duration, what in spans:
+            axes.broken_barh([(start, duration)], (i - 0.36, 0.72), facecolor=COLOURS[what], edgecolor="white")
+    axes.set_yticks(range(len(rows)), list(rows), color=INK)
+    axes.invert_yaxis()
+    axes.grid(axis="y", visible=False)
+    axes.set(xlabel="milliseconds")
+    axes.set_xlim(left=0)
+    axes.legend(
+        handles=[Patch(facecolor=COLOURS[what], label=word) for what, word in labels.items()],
+        loc="upper left", bbox_to_anchor=(0, -0.32), ncols=len(labels),
+    )  # fmt: skip
+    _title(figure, title)
+    return figure
+
+
+@_styled
+def resumed(losses, stop, title):
+    """Loss by step of runs that should agree after a stop at step `stop`.
+
+    losses: `{label: (first step, [loss of each step])}`: the undisturbed run first, then the resumed ones.
+    """
+    figure, axes = _axes(7.2, 3.4)
+    looks = (
+        {"color": INK, "linewidth": 8, "alpha": 0.2},
+        {"color": COLOURS["compute"]},
+        {"color": COLOURS["wrong"], "linestyle": "--"},
+    )
+    for (label, (first, values)), look in zip(losses.items(), looks):
+        axes.plot(range(first, first + len(values)), values, label=label, **look)
+    axes.axvline(stop + 0.5, color=INK, linewidth=1)
+    axes.annotate("stopped, saved, loaded", (stop + 0.5, axes.get_ylim()[1]), xytext=(-6, -4),
+                  textcoords="offset points", ha="right", va="top")  # fmt: skip
+    axes.set(xlabel="step", ylabel="loss (nats)")
+    axes.set_ylim(bottom=0)
+    axes.set_xlim(left=0)
+    axes.legend(loc="upper right")
+    _title(figure, title)
+    return figure

@@ -1,0 +1,68 @@
+"""Honest timing: warmed up, synchronised, repeated, taken in turns, and shown with its spread."""
+
+import dataclasses
+import statistics
+import sys
+import time
+
+
+@dataclasses.dataclass(frozen=True)
+class Timing:
+    """Milliseconds of one call: the median of `repeats` calls, and the quartiles `low` and `high` around it."""
+
+    median: float
+    low: float
+    high: float
+    repeats: int
+
+    def examples_per_second(self, examples):
+        """Throughput when one call handles this many examples: `(median, low, high)` in examples/s."""
+        if examples <= 0:
+            raise ValueError(f"examples={examples!r}: must be more than 0")
+        return tuple(1000 * examples / ms for ms in (self.median, self.high, self.low))
+
+    def __str__(self):
+        return f"{self.median:.2f} ms ({self.low:.2f} to {self.high:.2f}, {self.repeats} repeats)"
+
+
+def time_step(step, warmup=2, repeats=10):
+    """Time `step()`, a function without arguments, and return its `Timing`. See `compare`."""
+    return compare({"step": step}, warmup, repeats)["step"]
+
+
+def compare(steps, warmup=2, repeats=10):
+    """Time several functions in one run: `{name: function}` → `{name: Timing}`.
+
+    Each is called `warmup` times untimed (tracing, caches), then `repeats` times timed; the functions take turns, so
+    that a slow moment of the machine falls on all of them. A call ends when the devices have finished, not when Python
+    has handed them the work. Raises ValueError without steps, for a negative warmup, and for fewer than 2 repeats (one
+    number has no spread); what a step raises passes through.
+    """
+    if not steps:
+        raise ValueError("steps={}: give at least one function to time")
+    if warmup < 0:
+        raise ValueError(f"warmup={warmup!r}: must be 0 or more")
+    if repeats < 2:
+        raise ValueError(f"repeats={repeats!r}: must be 2 or more, or there is no spread to show")
+    for step in steps.values():
+        for _ in range(warmup):
+            step()
+    samples = {name: [] for name in steps}
+    for _ in range(repeats):
+        for name, step in steps.items():
+            _wait_for_devices()
+            start = time.perf_counter()
+            step()
+            _wait_for_devices()
+            samples[name].append(1000 * (time.perf_counter() - start))
+    return {name: _summary(times) for name, times in samples.items()}
+
+
+def _summary(times):
+    low, median, high = statistics.quantiles(times, n=4, method="inclusive")
+    return Timing(median, low, high, len(times))
+
+
+def _wait_for_devices():
+    if "tensorflow" in sys.modules:
+        sys.modules["tensorflow"].test.experimental.sync_devices()
