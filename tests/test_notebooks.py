@@ -1,0 +1,249 @@
+"""The notebooks as artefacts. Each rule is cheap, has a reason, and is shown to fire on a notebook that breaks it."""
+
+import copy
+import pathlib
+import re
+
+import nbformat
+import pytest
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
+NAME = "01_one_device_strategy"
+
+
+def code_cells(notebook):
+    return [cell for cell in notebook.cells if cell.cell_type == "code"]
+
+
+def prose(notebook):
+    return "\n".join(cell.source for cell in notebook.cells if cell.cell_type == "markdown")
+
+
+def stored_text(output):
+    if output.output_type == "stream":
+        return output.text
+    return "\n".join(value for kind, value in output.get("data", {}).items() if kind.startswith("text/"))
+
+
+def tags(cell):
+    return set(cell.metadata.get("tags", []))
+
+
+def one_title(notebook, name):
+    """A page has one title; Colab's and Jupyter's tables of contents are built on it."""
+    titles = re.findall(r"^# .+", prose(notebook), re.M)
+    if len(titles) != 1:
+        yield f"{len(titles)} first-level headings"
+
+
+def colab_link(notebook, name):
+    """A link copied from another notebook would open the wrong one."""
+    paths = re.findall(
+        r"colab\.research\.google\.com/github/[^/]+/[^/]+/blob/main/([^\"')]+)", notebook.cells[0].source
+    )
+    if paths != [f"notebooks/{name}.ipynb"]:
+        yield f"Colab links in the first cell: {paths}"
+
+
+def objectives_return(notebook, name):
+    """What was promised at the top is what has been done at the end."""
+    promised = re.search(r"\*\*You will be able to\*\*\n\n((?:\d\..+\n)+)", prose(notebook) + "\n")
+    done = re.search(r"## What you can now do\n\n((?:\d\..+\n)+)", prose(notebook) + "\n")
+    counts = [len(part.group(1).splitlines()) if part else 0 for part in (promised, done)]
+    if counts[0] != counts[1] or not 3 <= counts[0] <= 5:
+        yield f"{counts[0]} objectives, {counts[1]} in the recap; 3 to 5 of each are wanted"
+
+
+def readable_ids(notebook, name):
+    """Cells are named by their author, so that a test, a diff or an issue can point at one for years."""
+    ids = [cell.id for cell in notebook.cells]
+    yield from (f"id {each!r} stands twice" for each in sorted({each for each in ids if ids.count(each) > 1}))
+    yield from (
+        f"id {each!r} is not a name" for each in ids if not re.fullmatch(r"(?![0-9a-f]{8}$)[a-z][a-z0-9-]*", each)
+    )
+
+
+def no_stored_error(notebook, name):
+    """An error in the stored output of a cell that is not meant to raise was never looked at."""
+    for cell in code_cells(notebook):
+        if "raises-exception" not in tags(cell) and any(output.output_type == "error" for output in cell.outputs):
+            yield f"{cell.id}: stored error"
+
+
+def no_trace_of_a_machine(notebook, name):
+    """stderr, absolute paths, network addresses and object addresses differ on the next machine."""
+    trace = re.compile(
+        r"(?<![\w:.])/(?:tmp|home|root|Users|content|usr|opt|work)/|[A-Z]:\\|0x[0-9a-f]{6,}|\d+(?:\.\d+){3}:\d+"
+    )
+    for cell in code_cells(notebook):
+        for output in cell.outputs:
+            if output.get("name") == "stderr":
+                yield f"{cell.id}: stderr"
+            elif found := trace.search(stored_text(output)):
+                yield f"{cell.id}: stored output holds {found.group()!r}"
+
+
+def mostly_strict(notebook, name):
+    """An output that is not compared proves nothing: at least 80 % are."""
+    with_output = [cell for cell in code_cells(notebook) if cell.outputs]
+    strict = [cell for cell in with_output if not tags(cell) & {"nbval-ignore-output", "nbval-skip"}]
+    if len(strict) < 0.8 * len(with_output):
+        yield f"{len(strict)} of {len(with_output)} outputs are compared"
+
+
+def markers_are_tags(notebook, name):
+    """The reader's code holds no comments for the test tool."""
+    yield from (
+        f"{cell.id}: nbval marker in a comment" for cell in code_cells(notebook) if re.search(r"#\s*NBVAL", cell.source)
+    )
+
+
+def short_cells(notebook, name):
+    """What does not fit on a screen with its result is two ideas, or belongs in course_utils."""
+    for cell in code_cells(notebook):
+        lines = [line for line in cell.source.splitlines() if line.strip() and not line.strip().startswith("#")]
+        if len(lines) > 15:
+            yield f"{cell.id}: {len(lines)} lines of code"
+        yield from (f"{cell.id}: a line of {len(line)} characters" for line in lines if len(line) > 105)
+
+
+def little_prose_at_once(notebook, name):
+    """After 200 words a reader should do something. (The recap is for reading, and does not count.)"""
+    words = 0
+    for cell in notebook.cells:
+        if cell.source.startswith("## What you can now do"):
+            continue
+        words = (
+            words + len(re.sub(r"<[^>]+>|```.*?```", " ", cell.source, flags=re.S).split())
+            if cell.cell_type == "markdown"
+            else 0
+        )
+        if words > 200:
+            yield f"{cell.id}: {words} words since the last code cell"
+            words = 0
+
+
+def executed_in_order(notebook, name):
+    """Stored outputs come from one run, top to bottom, made by tools/refresh.py."""
+    counts = [cell.execution_count for cell in code_cells(notebook)]
+    if counts != list(range(1, len(counts) + 1)):
+        yield "execution counts are not 1, 2, 3, …: run tools/refresh.py"
+    yield from (
+        f"{cell.id}: metadata {set(cell.metadata)}"
+        for cell in notebook.cells
+        if set(cell.metadata) - {"tags", "jupyter", "cellView"}
+    )
+
+
+def exercises_have_solutions(notebook, name):
+    """Three exercises or more; each runs unsolved, each has a folded solution that its check calls right."""
+    cells = {cell.id: cell for cell in code_cells(notebook)}
+    exercises = [each for each in cells if re.fullmatch(r"exercise-\d+", each)]
+    if len(exercises) < 3:
+        yield f"{len(exercises)} exercises"
+    for each in exercises:
+        solution = cells.get(each.replace("exercise", "solution"))
+        if "not solved yet" not in "".join(map(stored_text, cells[each].outputs)):
+            yield f"{each} does not say that it is not solved yet"
+        if solution is None or "✓ right" not in "".join(map(stored_text, solution.outputs)):
+            yield f"{each} has no solution that its check calls right"
+        elif not solution.metadata.get("jupyter", {}).get("source_hidden"):
+            yield f"{solution.id} is not folded"
+
+
+RULES = (
+    one_title,
+    colab_link,
+    objectives_return,
+    readable_ids,
+    no_stored_error,
+    no_trace_of_a_machine,
+    mostly_strict,
+    markers_are_tags,
+    short_cells,
+    little_prose_at_once,
+    executed_in_order,
+    exercises_have_solutions,
+)
+
+
+@pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule.__name__)
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_notebook_keeps_the_rule(path, rule):
+    found = list(rule(nbformat.read(path, as_version=4), path.stem))
+    assert not found, f"{path.name}: {rule.__doc__.splitlines()[0]}\n" + "\n".join(found)
+
+
+def test_set_up_cell_is_the_same_in_every_notebook():
+    cells = [next(cell for cell in code_cells(nbformat.read(path, as_version=4))) for path in NOTEBOOKS]
+    assert {cell.id for cell in cells} == {"set-up"}
+    assert len({cell.source for cell in cells}) == 1
+
+
+def stream(text, name="stdout"):
+    return nbformat.v4.new_output("stream", name=name, text=text)
+
+
+def breaking(cell_id, **change):
+    def damage(notebook):
+        notebook.cells[[cell.id for cell in notebook.cells].index(cell_id)].update(change)
+
+    return damage
+
+
+def add_to_title(text):
+    def damage(notebook):
+        notebook.cells[0].source += text
+
+    return damage
+
+
+def replace_in_prose(old, new):
+    def damage(notebook):
+        for cell in notebook.cells:
+            if cell.cell_type == "markdown":
+                cell.source = cell.source.replace(old, new)
+
+    return damage
+
+
+def ignore_all(notebook):
+    for cell in code_cells(notebook):
+        cell.metadata.tags = ["nbval-ignore-output"]
+
+
+@pytest.mark.parametrize(
+    ("rule", "damage"),
+    [
+        (one_title, add_to_title("\n\n# Another title")),
+        (colab_link, replace_in_prose("01_one", "02_one")),
+        (objectives_return, replace_in_prose("## What you can now do", "## The end")),
+        (objectives_return, replace_in_prose("5. tell when", "* tell when")),
+        (readable_ids, breaking("data", id="devices")),
+        (readable_ids, breaking("data", id="3f9a77c1")),
+        (
+            no_stored_error,
+            breaking("data", outputs=[nbformat.v4.new_output("error", ename="E", evalue="", traceback=[])]),
+        ),
+        (no_trace_of_a_machine, breaking("data", outputs=[stream("a warning", "stderr")])),
+        (no_trace_of_a_machine, breaking("data", outputs=[stream("saved in /tmp/model.keras")])),
+        (no_trace_of_a_machine, breaking("data", outputs=[stream("<object at 0x7f2a11c0>")])),
+        (no_trace_of_a_machine, breaking("data", outputs=[stream("listening on 127.0.0.1:8470")])),
+        (mostly_strict, ignore_all),
+        (markers_are_tags, breaking("data", source="# NBVAL_IGNORE_OUTPUT\nprint(1)")),
+        (short_cells, breaking("data", source="a = 1\n" * 16)),
+        (short_cells, breaking("data", source="a = " + "1 + " * 40 + "1")),
+        (little_prose_at_once, breaking("s2", source="word " * 201)),
+        (executed_in_order, breaking("data", execution_count=None)),
+        (executed_in_order, breaking("data", metadata={"execution": {"started": "now"}})),
+        (exercises_have_solutions, breaking("exercise-1", outputs=[])),
+        (exercises_have_solutions, breaking("solution-1", outputs=[])),
+        (exercises_have_solutions, breaking("solution-1", metadata={})),
+    ],
+)
+def test_rule_fires(rule, damage):
+    notebook = nbformat.read(ROOT / "notebooks" / f"{NAME}.ipynb", as_version=4)
+    broken = copy.deepcopy(notebook)
+    damage(broken)
+    assert list(rule(broken, NAME)) and not list(rule(notebook, NAME))

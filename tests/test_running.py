@@ -1,0 +1,182 @@
+"""The notebooks as programs: nbval's comparison is strict, the set-up cell is plain, the tools do what they say."""
+
+import json
+import os
+import pathlib
+import shutil
+import subprocess
+import sys
+
+import nbformat
+import pytest
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+NOTEBOOK = ROOT / "notebooks" / "01_one_device_strategy.ipynb"
+sys.path.insert(0, str(ROOT / "tools"))
+
+import publish  # noqa: E402
+import refresh  # noqa: E402
+import run  # noqa: E402
+
+
+def opening_cells(last):
+    """The notebook up to the cell with this id: enough to judge by, and quick to run."""
+    notebook = nbformat.read(NOTEBOOK, as_version=4)
+    notebook.cells = notebook.cells[: [cell.id for cell in notebook.cells].index(last) + 1]
+    return notebook
+
+
+def nbval(notebook, folder):
+    """Run strict nbval, as configured for the project, on a copy of the notebook that stands in `folder`/notebooks."""
+    (folder / "notebooks").mkdir(exist_ok=True)
+    nbformat.write(notebook, folder / "notebooks" / "copy.ipynb")
+    for name in ("course_utils", "pyproject.toml", "tests/nbval_sanitize.cfg"):
+        (folder / name).parent.mkdir(exist_ok=True)
+        if not (folder / name).exists():
+            (shutil.copytree if (ROOT / name).is_dir() else shutil.copy)(ROOT / name, folder / name)
+    command = [sys.executable, "-m", "pytest", "--nbval", "-p", "no:cacheprovider", "-q", "notebooks/copy.ipynb"]
+    return subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=300)
+
+
+def test_an_altered_output_fails(tmp_path):
+    notebook = opening_cells("placement")
+    faithful = nbval(notebook, tmp_path)
+    assert faithful.returncode == 0, faithful.stdout
+    output = notebook.cells[-1].outputs[0]
+    assert "elsewhere lives on" in output.text
+    output.text = output.text.replace("CPU:0", "CPU:1")
+    altered = nbval(notebook, tmp_path)
+    assert altered.returncode == 1 and "1 failed" in altered.stdout, altered.stdout
+
+
+def set_up_on_colab(folder, repository="OWNER/NAME"):
+    source = nbformat.read(NOTEBOOK, as_version=4).cells[1].source
+    source = publish.rewritten(source, repository)
+    fake_colab = "import sys, types; sys.modules['google.colab'] = types.ModuleType('google.colab')\n"
+    environment = os.environ | {
+        "GIT_TERMINAL_PROMPT": "0",
+        "GIT_CONFIG_NOSYSTEM": "1",
+        "GIT_CONFIG_GLOBAL": str(folder / "gitconfig"),
+    }
+    return subprocess.run(
+        [sys.executable, "-c", fake_colab + source],
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        env=environment,
+    )
+
+
+def test_set_up_on_colab_says_when_the_repository_is_unset(tmp_path):
+    said = set_up_on_colab(tmp_path)
+    assert said.returncode == 1
+    assert (
+        said.stderr.strip()
+        .splitlines()[-1]
+        .startswith("RuntimeError: This copy of the course does not say where it is published.")
+    )
+    assert not (tmp_path / "course").exists()
+
+
+def test_set_up_on_colab_accepts_an_uploaded_folder(tmp_path):
+    (tmp_path / "course_utils").mkdir()
+    assert set_up_on_colab(tmp_path).returncode == 0
+
+
+def test_set_up_on_colab_fetches_the_repository_once_it_is_set(tmp_path):
+    origin = tmp_path / "somebody" / "course"
+    (origin / "course_utils").mkdir(parents=True)
+    (origin / "course_utils" / "__init__.py").touch()
+    git = ["git", "-C", str(origin), "-c", "user.name=t", "-c", "user.email=t@example.org"]
+    for words in (["init", "-q"], ["add", "."], ["commit", "-q", "-m", "course"]):
+        subprocess.run([*git, *words], check=True, timeout=60)
+    (tmp_path / "gitconfig").write_text(f'[url "file://{tmp_path}/"]\n  insteadOf = https://github.com/\n')
+    for _ in range(2):  # the second time it is there already
+        fetched = set_up_on_colab(tmp_path, "somebody/course")
+        assert fetched.returncode == 0, fetched.stderr
+    assert (tmp_path / "course" / "course_utils" / "__init__.py").exists()
+
+
+def published_copy(folder):
+    for name in ("README.md", "notebooks", "tools/repository.txt"):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (shutil.copytree if (ROOT / name).is_dir() else shutil.copy)(ROOT / name, folder / name)
+    return folder
+
+
+def test_every_link_says_the_repository_of_the_one_place():
+    assert publish.main(["--check"]) == 0
+
+
+def test_publish_rewrites_every_place(tmp_path, capsys):
+    root = published_copy(tmp_path)
+    assert publish.main(["somebody/a.course-2"], root) == 0
+    assert publish.main(["--check"], root) == 0
+    cells = json.loads((root / "notebooks" / NOTEBOOK.name).read_text(encoding="utf-8"))["cells"]
+    assert "github/somebody/a.course-2/blob/main/notebooks/01_one" in "".join(cells[0]["source"])
+    assert 'REPOSITORY = "somebody/a.course-2"' in "".join(cells[1]["source"])
+    assert 'REPOSITORY == "OWNER/NAME"' in "".join(cells[1]["source"])
+    readme = (root / "README.md").read_text(encoding="utf-8")
+    assert "git clone https://github.com/somebody/a.course-2" in readme and "github/OWNER/NAME" not in readme
+    (root / "tools" / "repository.txt").write_text("somebody/else\n")
+    capsys.readouterr()
+    assert publish.main(["--check"], root) == 1
+    assert "README.md: does not say somebody/else" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("arguments", [["course"], ["a/b/c"], ["https://github.com/a/b"], ["a/b", "c/d"], ["--chek"]])
+def test_publish_refuses_what_is_no_repository(arguments, tmp_path, capsys):
+    root = published_copy(tmp_path)
+    assert publish.main(arguments, root) == 2
+    assert "is not OWNER/NAME" in capsys.readouterr().err
+    assert (root / "tools" / "repository.txt").read_text() == (ROOT / "tools" / "repository.txt").read_text()
+
+
+def small_notebook(folder, *sources):
+    cells = [nbformat.v4.new_code_cell(source, id=f"cell-{i}") for i, source in enumerate(sources)]
+    path = folder / "small.ipynb"
+    nbformat.write(nbformat.v4.new_notebook(cells=cells), path)
+    return path
+
+
+def test_refresh_twice_changes_nothing(tmp_path):
+    path = small_notebook(tmp_path, "import sys\nprint(1)\nsys.stdout.flush()\nprint(2)", "{1, 2}")
+    assert refresh.main([path]) == 0
+    first = path.read_bytes()
+    assert refresh.main([path]) == 0
+    assert path.read_bytes() == first
+    notebook = nbformat.read(path, as_version=4)
+    assert [cell.execution_count for cell in notebook.cells] == [1, 2]
+    assert [len(cell.outputs) for cell in notebook.cells] == [1, 1]
+    assert all(not cell.metadata for cell in notebook.cells) and set(notebook.metadata) == {
+        "kernelspec",
+        "language_info",
+    }
+
+
+def test_refresh_shortens_tracebacks_and_keeps_tags():
+    cell = nbformat.v4.new_code_cell("1/0", metadata={"tags": ["raises-exception"], "collapsed": False})
+    cell.outputs = [
+        nbformat.v4.new_output("error", ename="ZeroDivisionError", evalue="by 0", traceback=["File /home/me/x.py"])
+    ]
+    notebook = nbformat.v4.new_notebook(cells=[cell])
+    refresh.normalise(notebook)
+    assert notebook.cells[0].metadata == {"tags": ["raises-exception"]}
+    assert notebook.cells[0].outputs[0].traceback == ["ZeroDivisionError: by 0"]
+
+
+def test_a_failing_cell_is_named_and_nothing_is_written(tmp_path, capsys, monkeypatch):
+    path = small_notebook(tmp_path, "print(1)", "raise ValueError('no such thing')")
+    before = path.read_bytes()
+    assert refresh.main([path]) == 1
+    assert path.read_bytes() == before and "cell 'cell-1' raised ValueError: no such thing" in capsys.readouterr().out
+    monkeypatch.setattr(run, "BUILD", tmp_path / "build")
+    assert run.main([path]) == 1
+    assert "no such thing" in (tmp_path / "build" / "small.html").read_text(encoding="utf-8")
+
+
+def test_a_page_folds_solutions():
+    notebook = nbformat.read(NOTEBOOK, as_version=4)
+    solutions = sum(cell.id.startswith("solution") for cell in notebook.cells)
+    assert solutions >= 3 and run.page(notebook, "x").count("<summary>Solution</summary>") == solutions
