@@ -324,3 +324,116 @@ def resumed(losses, stop, title):
     axes.legend(loc="upper right")
     _title(figure, title)
     return figure
+
+
+@_styled
+def memory(held, title):
+    """What the fullest device holds under each strategy. held: `{strategy: planner.Memory}`, in bytes."""
+    figure, axes = _axes(7.2, 1.5 + 0.42 * len(held))
+    parts = {"weights": "weights", "gradients": "gradients", "optimizer": "optimizer", "activations": "inputs"}
+    left = [0.0] * len(held)
+    for part, what in parts.items():
+        sizes = [getattr(each, part) / 2**20 for each in held.values()]
+        axes.barh(range(len(held)), sizes, left=left, height=0.66, color=COLOURS[what], edgecolor=INK, label=part)
+        left = [a + b for a, b in zip(left, sizes)]
+    for i, total in enumerate(left):
+        axes.annotate(f"{total:.1f}", (total, i), xytext=(6, 0), textcoords="offset points", va="center", size=10)
+    axes.set_yticks(range(len(held)), list(held), color=INK)
+    axes.invert_yaxis()
+    axes.grid(axis="y", visible=False)
+    axes.set(xlabel="MiB on the fullest device")
+    axes.set_xlim(0, 1.1 * max(left))
+    axes.legend(loc="upper center", bbox_to_anchor=(0.4, -0.28), ncols=4)
+    _title(figure, title)
+    return figure
+
+
+def _device_axis(axes, counts):
+    axes.set_xscale("log", base=2)
+    shown = counts[::2]
+    axes.set_xticks(shown, [f"{n:,}" for n in shown])
+    axes.set(xlabel="devices")
+
+
+@_styled
+def scaling(counts, speed_up, communication_share, title):
+    """Speed-up, and the share of a step that is communication, against the number of devices.
+
+    Both are `{label: [a value for each of counts]}`; the share from 0 to 1.
+    """
+    figure, (left, right) = _axes(7.2, 3.6, ncols=2)
+    left.plot(counts, counts, color=MUTED, linestyle=":", label="ideal")
+    for (label, values), colour in zip(speed_up.items(), (COLOURS["compute"], INK)):
+        left.plot(counts, values, color=colour, marker="o", markersize=4, label=label)
+        right.plot(counts, communication_share[label], color=colour, marker="o", markersize=4)
+    left.set_yscale("log", base=2)
+    ticks = [4.0**k for k in range(-3, 6)]
+    left.set_yticks(ticks, [f"1/{1 / tick:.0f}" if tick < 1 else f"{tick:,.0f}" for tick in ticks])
+    left.set(ylabel="times as fast as one device")
+    right.axhline(0.5, color=COLOURS["travels"], linestyle="--", linewidth=1.2)
+    right.text(max(counts), 0.48, "half of the step", color=COLOURS["travels"], size=9, ha="right", va="top")
+    right.set(ylabel="communication, share of a step", ylim=(0, 1.03))
+    for axes in (left, right):
+        _device_axis(axes, counts)
+    figure.legend(loc="outside lower center", ncols=3)
+    _title(figure, title)
+    return figure
+
+
+@_styled
+def laws(counts, amdahl, gustafson, title):
+    """Amdahl's and Gustafson's speed-ups, side by side. Each: `{label: [speed-up for each of counts]}`."""
+    figure, panels = _axes(7.2, 3.6, ncols=2, sharey=True)
+    for axes, curves, name in zip(panels, (amdahl, gustafson), ("the same job (Amdahl)", "a growing job (Gustafson)")):
+        axes.plot(counts, counts, color=MUTED, linestyle=":", label="ideal")
+        for (label, values), line in zip(curves.items(), ("-", "--", "-.")):
+            axes.plot(counts, values, color=COLOURS["compute"], linestyle=line, label=label)
+        axes.set_title(name, size=11, weight="normal")
+        axes.set_yscale("log", base=2)
+        _device_axis(axes, counts)
+    ticks = [1, 4, 16, 64, 256, 1024]
+    panels[0].set_yticks(ticks, [f"{tick:,}" for tick in ticks])
+    panels[0].set(ylabel="speed-up")
+    figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=4)
+    _title(figure, title)
+    return figure
+
+
+@_styled
+def decision(title):
+    """Which kind of distribution a training needs, as three questions and five answers."""
+    figure, axes = _canvas(7.2, 4.3)
+
+    def question(x, y, text):
+        _box(axes, x, y, 2.05, 0.62, "white", text)
+
+    def answer(x, y, text, what):
+        _box(axes, x, y, 2.05, 0.62, COLOURS[what], text)
+
+    def way(start, end, word, dx=0.0, dy=0.0):
+        _arrow(axes, start, end)
+        x, y = (start[0] + end[0]) / 2 + dx, (start[1] + end[1]) / 2 + dy
+        axes.text(x, y, word, size=10, ha="center", va="center", bbox={"facecolor": "white", "edgecolor": "none", "pad": 1})
+
+    question(0.1, 3.5, "Does it fit on\none device?")
+    question(0.1, 2.35, "Is one device, well\nfed, too slow?")
+    answer(0.1, 0.1, "one device\n(notebook 01)", "waiting")
+    answer(2.57, 1.2, "data parallel\n(02, 03, 04)", "inputs")
+    question(2.57, 3.5, "With a share of\nthe batch only?")
+    question(5.04, 3.5, "Does the largest\nlayer fit?")
+    answer(5.04, 2.35, "layers split,\nas a pipeline", "weights")
+    answer(5.04, 1.2, "layers split\nwithin (tensor)", "weights")
+    way((1.12, 3.5), (1.12, 2.97), "yes")
+    way((1.12, 2.35), (1.12, 0.72), "no", dy=0.45)
+    way((2.15, 2.55), (2.9, 1.82), "yes")
+    way((2.15, 3.81), (2.57, 3.81), "no")
+    way((3.6, 3.5), (3.6, 1.82), "yes", dy=0.3)
+    way((4.62, 3.81), (5.04, 3.81), "no")
+    way((6.07, 3.5), (6.07, 2.97), "yes")
+    axes.plot([7.09, 7.16, 7.16], [3.81, 3.81, 1.51], color=INK, lw=1.4)
+    _arrow(axes, (7.16, 1.51), (7.09, 1.51))
+    axes.text(7.0, 2.15, "no", size=10, ha="center", va="center")
+    axes.text(2.57, 0.72, "Very large models use both kinds at once: the model split over\n"
+              "the devices of a machine, its copies over many machines.", size=10, color=MUTED, va="top")  # fmt: skip
+    _title(figure, title)
+    return figure

@@ -25,6 +25,9 @@ CELL_TIMEOUT = 300  # seconds
 def execute(path):
     """Run all cells of the notebook at `path`: the executed notebook, the seconds it took, and what failed (or "")."""
     notebook = nbformat.read(path, as_version=4)
+    for cell in notebook.cells:
+        if cell.cell_type == "code":
+            cell.outputs = []
     client = nbclient.NotebookClient(
         notebook, timeout=CELL_TIMEOUT, kernel_name="python3", resources={"metadata": {"path": str(path.parent)}}
     )
