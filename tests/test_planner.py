@@ -1,0 +1,533 @@
+"""course_utils.planner against hand-computed cases, measured bytes and a ring that really runs."""
+
+import math
+import os
+import subprocess
+import sys
+from itertools import combinations, pairwise
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from course_utils import planner
+from course_utils.planner import LayerCost, Memory
+
+CONV = 3 * 3 * 1 * 32 + 32  # 320
+HIDDEN = 13 * 13 * 32 * 128 + 128  # 692,352
+LOGITS = 128 * 10 + 10  # 1,290
+ALL = CONV + HIDDEN + LOGITS  # 693,962
+OUTPUTS = 26 * 26 * 32 + 13 * 13 * 32 + 5408 + 128 + 10  # 21,632 + 5,408 + 5,408 + 128 + 10 = 32,586
+LAYERS = [
+    LayerCost("conv", CONV, 26 * 26 * 32, 2 * 26 * 26 * 32 * 9),
+    LayerCost("pool", 0, 13 * 13 * 32, 0),
+    LayerCost("flatten", 0, 5408, 0),
+    LayerCost("hidden", HIDDEN, 128, 2 * 5408 * 128),
+    LayerCost("logits", LOGITS, 10, 2 * 128 * 10),
+]
+FLOPS = 389_376 + 1_384_448 + 2_560  # 1,776,384
+SPEED = {"flops_per_second": 1e9, "bandwidth": 1e8, "latency": 1e-3}
+MIB = 2**20
+
+
+@pytest.fixture(scope="module")
+def model():
+    from course_utils.model import build_model
+
+    return build_model(seed=0)
+
+
+# The model, counted and measured
+
+
+def test_layer_costs_of_the_course_model(model):
+    assert planner.layer_costs(model) == LAYERS
+    assert (693_962, 32_586, sum(layer.flops for layer in LAYERS)) == (ALL, OUTPUTS, FLOPS)
+
+
+def test_layer_costs_of_the_same_model_written_functionally(model):
+    import keras
+
+    functional = keras.Model(model.inputs, model.outputs)
+    assert type(functional.layers[0]).__name__ == "InputLayer"
+    assert planner.layer_costs(functional) == LAYERS
+
+
+def test_layer_costs_of_strides_positions_and_frozen_layers():
+    import keras
+
+    small = keras.Sequential(
+        [
+            keras.Input((9, 8, 4)),
+            keras.layers.Conv2D(6, (3, 2), strides=2, padding="valid", groups=2, use_bias=False, name="grouped"),
+            keras.layers.Dense(5, name="per_position"),
+            keras.layers.BatchNormalization(name="norm"),
+            keras.layers.Dense(7, name="frozen", trainable=False),
+        ]
+    )
+    assert planner.layer_costs(small) == [
+        LayerCost("grouped", 3 * 2 * 2 * 6, 4 * 4 * 6, 2 * (4 * 4 * 6) * (3 * 2 * 2)),
+        LayerCost("per_position", 6 * 5 + 5, 4 * 4 * 5, 2 * (4 * 4) * 6 * 5),
+        LayerCost("norm", 5 + 5, 4 * 4 * 5, 0),  # gamma and beta; the moving averages are not trained
+        LayerCost("frozen", 0, 4 * 4 * 7, 2 * (4 * 4) * 5 * 7),
+    ]
+
+
+@pytest.mark.parametrize("kind", ["not a model", "unbuilt", "any width", "nested"])
+def test_layer_costs_refuses(kind):
+    import keras
+
+    def stack(*layers):
+        return keras.Sequential(list(layers))
+
+    bad = {
+        "not a model": lambda: 3,
+        "unbuilt": lambda: stack(keras.layers.Dense(2)),
+        "any width": lambda: stack(keras.Input((None, 3)), keras.layers.Dense(2)),
+        "nested": lambda: stack(keras.Input((3,)), stack(keras.Input((3,)), keras.layers.Dense(2))),
+    }[kind]()
+    with pytest.raises(ValueError, match="model must be"):
+        planner.layer_costs(bad)
+
+
+@pytest.mark.parametrize(
+    "name, make",
+    [
+        ("sgd", lambda o: o.SGD()),
+        ("momentum", lambda o: o.SGD(momentum=0.9)),
+        ("adam", lambda o: o.Adam()),
+    ],
+)
+def test_memory_equals_the_measured_bytes(model, name, make):
+    import keras
+
+    optimizer = make(keras.optimizers)
+    optimizer.build(model.trainable_variables)
+    weights = sum(v.numpy().nbytes for v in model.trainable_variables)
+    slots = sum(
+        v.numpy().nbytes for v in optimizer.variables if v.path.split("/")[-1] not in ("iteration", "learning_rate")
+    )
+    held = planner.memory(planner.layer_costs(model), "one device", 1, 64, name)[0]
+    assert (held.weights, held.optimizer) == (weights, slots)
+    assert weights == 4 * 693_962 and slots == {"sgd": 0, "momentum": 1, "adam": 2}[name] * weights
+
+
+def test_activations_equal_the_measured_bytes(model):
+    import keras
+
+    every = keras.Model(model.inputs, [layer.output for layer in model.layers])
+    measured = sum(np.asarray(a).nbytes for a in every([np.zeros((6, 28, 28, 1), "float32")]))
+    assert planner.memory(LAYERS, "one device", 1, 6)[0].activations == measured == 6 * 32_586 * 4
+
+
+# Bytes per device
+
+
+def bytes_of(parameters, activations, slots=2, size=4):
+    return Memory(size * parameters, size * parameters, slots * size * parameters, size * activations)
+
+
+@pytest.mark.parametrize(
+    "strategy, devices, cuts, expected",
+    [
+        ("one device", 1, None, [(ALL, 64 * OUTPUTS)]),
+        ("one device", 3, None, [(ALL, 64 * OUTPUTS), (0, 0), (0, 0)]),
+        ("data parallel", 4, None, [(ALL, 16 * OUTPUTS)] * 4),
+        # the largest count must be least: 692,672 | 1,290 rather than 320 | 693,642
+        ("layers split", 2, None, [(CONV + HIDDEN, 64 * (OUTPUTS - 10)), (LOGITS, 64 * (128 + 10))]),
+        ("layers split", 2, [3], [(CONV, 64 * (21632 + 5408 + 5408)), (HIDDEN + LOGITS, 64 * (5408 + 128 + 10))]),
+        (
+            "layers split",
+            3,
+            (1, 3),
+            [(CONV, 64 * 21632), (0, 64 * (21632 + 5408 + 5408)), (HIDDEN + LOGITS, 64 * (5408 + 128 + 10))],
+        ),
+        ("layers split", 1, None, [(ALL, 64 * OUTPUTS)]),
+        # conv, pool, flatten by columns: split; hidden by rows: whole; logits by columns: split
+        ("tensor split", 2, None, [(160 + 346_176 + 645, 64 * (10816 + 2704 + 2704 + 128 + 5))] * 2),
+        # 320 = 107 + 107 + 106, 692,352 = 3 x 230,784, 1,290 = 3 x 430; outputs 21,632 = 7,211 + 7,211 + 7,210,
+        # 5,408 = 1,803 + 1,803 + 1,802, 10 = 4 + 3 + 3
+        (
+            "tensor split",
+            3,
+            None,
+            [
+                (107 + 230_784 + 430, 64 * (7211 + 1803 + 1803 + 128 + 4)),
+                (107 + 230_784 + 430, 64 * (7211 + 1803 + 1803 + 128 + 3)),
+                (106 + 230_784 + 430, 64 * (7210 + 1802 + 1802 + 128 + 3)),
+            ],
+        ),
+        ("tensor split", 1, None, [(ALL, 64 * OUTPUTS)]),
+    ],
+)
+def test_memory_by_hand(strategy, devices, cuts, expected):
+    held = planner.memory(LAYERS, strategy, devices, 64, cuts=cuts)
+    assert held == [bytes_of(*pair) for pair in expected]
+    assert held[0].total == held[0].weights + held[0].gradients + held[0].optimizer + held[0].activations
+
+
+@pytest.mark.parametrize("optimizer, slots", [("sgd", 0), ("momentum", 1), ("adam", 2)])
+@pytest.mark.parametrize("size", [2, 4])
+def test_memory_of_each_optimizer_and_value_size(optimizer, slots, size):
+    held = planner.memory(LAYERS, "data parallel", 2, 8, optimizer, size)
+    assert held == [bytes_of(ALL, 4 * OUTPUTS, slots, size)] * 2
+
+
+def test_memory_in_words():
+    assert str(Memory(MIB, MIB // 2, 10_485, 1)) == (
+        "weights 1.00 MiB + gradients 0.50 MiB + optimizer 10,485 bytes + activations 1 byte = 1.51 MiB"
+    )
+
+
+@pytest.mark.parametrize("devices", [1, 2, 3, 4, 5, 6, 7])
+def test_default_cut_is_the_best_of_all_cuts(devices):
+    sizes = [5, 0, 9, 2, 2, 7, 4]
+
+    def largest(cuts):
+        edges = [0, *cuts, len(sizes)]
+        return max(sum(sizes[a:b]) for a, b in pairwise(edges))
+
+    layers = [LayerCost(str(i), size, 1, 1) for i, size in enumerate(sizes)]
+    weights = [m.weights // 4 for m in planner.memory(layers, "layers split", devices, 1)]
+    assert len(weights) == devices and sum(weights) == sum(sizes)
+    assert max(weights) == min(map(largest, combinations(range(1, len(sizes)), devices - 1)))
+
+
+@pytest.mark.parametrize("strategy", ["data parallel", "tensor split"])
+def test_more_devices_never_need_more_memory(strategy):
+    totals = [planner.memory(LAYERS, strategy, n, 64)[0].total for n in (1, 2, 4, 8, 16, 32, 64)]
+    assert all(a > b for a, b in pairwise(totals))
+
+
+# Bytes on the wire
+
+
+def run_ring(elements, devices):
+    """All-reduce by a ring that really copies; returns the bytes each device sent and what each ends with."""
+    held = [np.array_split(np.arange(elements, dtype="float32") + 100 * d, devices) for d in range(devices)]
+    sent = [0] * devices
+    for phase in ("reduce-scatter", "all-gather"):
+        for step in range(devices - 1):
+            chunks = [(d - step + (phase == "all-gather")) % devices for d in range(devices)]
+            messages = [held[d][c].copy() for d, c in enumerate(chunks)]
+            for d, (c, message) in enumerate(zip(chunks, messages)):
+                sent[d] += message.nbytes
+                to = held[(d + 1) % devices]
+                to[c] = to[c] + message if phase == "reduce-scatter" else message
+    return sent, [np.concatenate(chunks) for chunks in held]
+
+
+@pytest.mark.parametrize("elements, devices", [(12, 4), (10, 4), (11, 4), (3, 4), (0, 3), (7, 2), (5, 1)])
+def test_ring_bytes_equal_a_ring_that_runs(elements, devices):
+    sent, results = run_ring(elements, devices)
+    total = sum(np.arange(elements, dtype="float32") + 100 * d for d in range(devices))
+    assert all(np.array_equal(result, total) for result in results)
+    assert planner.all_reduce_bytes(elements, devices, "ring") == sent
+
+
+@pytest.mark.parametrize(
+    "algorithm, elements, devices, expected",
+    [
+        ("ring", 8, 4, [48] * 4),  # 2 x 3/4 x 32 bytes
+        ("ring", 10, 4, [60, 64, 60, 56]),  # chunks 3, 3, 2, 2: 2 x 40 less 4 x (3 + 2, 2 + 2, 2 + 3, 3 + 3)
+        ("gather", 10, 4, [120, 40, 40, 40]),  # the root sends the sum three times
+        ("all-to-all", 10, 4, [120] * 4),
+        ("gather", 10, 1, [0]),
+        ("all-to-all", 10, 1, [0]),
+        ("ring", 10, 1, [0]),
+    ],
+)
+def test_all_reduce_bytes_by_hand(algorithm, elements, devices, expected):
+    sent = planner.all_reduce_bytes(elements, devices, algorithm)
+    assert sent == expected and all(type(x) is int for x in sent)
+    assert planner.all_reduce_bytes(elements, devices, algorithm, 2) == [x // 2 for x in expected]
+
+
+@pytest.mark.parametrize("devices", [2, 3, 7, 64, 1024])
+def test_ring_formula(devices):
+    sent = planner.all_reduce_bytes(ALL, devices, "ring")
+    assert sum(sent) == 2 * (devices - 1) * ALL * 4  # every chunk travels 2 (N - 1) times
+    assert all(abs(x - 2 * (devices - 1) / devices * ALL * 4) <= 8 for x in sent)  # within two values
+
+
+@pytest.mark.parametrize(
+    "strategy, devices, options, expected",
+    [
+        ("one device", 3, {}, [0, 0, 0]),
+        ("data parallel", 2, {}, [4 * ALL] * 2),  # 2 x 1/2 x S
+        ("data parallel", 4, {"algorithm": "all-to-all"}, [3 * 4 * ALL] * 4),
+        ("data parallel", 2, {"bytes_per_value": 2}, [2 * ALL] * 2),
+        ("layers split", 2, {"cuts": [3]}, [64 * 5408 * 4] * 2),  # 1.32 MiB each way
+        ("layers split", 3, {"cuts": [1, 3]}, [64 * 21632 * 4, 64 * (21632 + 5408) * 4, 64 * 5408 * 4]),
+        # all-reduce of hidden's output (64 x 128 = 8,192) and of its gradient, 8,192 x 4 bytes each on 2 devices;
+        # all-gather of the 640 logits: half of them
+        ("tensor split", 2, {}, [2 * 8192 * 4 + 320 * 4] * 2),
+        # 640 = 214 + 213 + 213; 8,192 = 2,731 + 2,731 + 2,730
+        (
+            "tensor split",
+            3,
+            {},
+            [
+                4 * (2 * (2 * 8192 - 2731 - 2730) + 640 - 213),
+                4 * (2 * (2 * 8192 - 2730 - 2731) + 640 - 213),
+                4 * (2 * (2 * 8192 - 2731 - 2731) + 640 - 214),
+            ],
+        ),
+        ("tensor split", 1, {}, [0]),
+    ],
+)
+def test_wire_bytes_by_hand(strategy, devices, options, expected):
+    assert planner.wire_bytes(LAYERS, strategy, devices, 64, **options) == expected
+
+
+@pytest.mark.parametrize(
+    "matrices, sums, gathered",
+    [
+        ("c", 0, 7),
+        ("cr", 1, 0),
+        ("crc", 2, 7),
+        ("crcr", 3, 0),  # four matrices of a block: Megatron's f and g
+    ],
+)
+def test_tensor_split_needs_one_sum_per_pair_and_direction(matrices, sums, gathered):
+    layers = [LayerCost(str(i), 49, 7, 98) for i, _ in enumerate(matrices)]
+    sent = planner.wire_bytes(layers, "tensor split", 7, 1)  # sum: 2 x 6/7 x 28 bytes; gather: half
+    assert sent == [sums * 48 + (gathered > 0) * 24] * 7
+
+
+# Seconds
+
+
+@pytest.mark.parametrize(
+    "strategy, devices, options, compute, communication",
+    [
+        ("one device", 1, {}, 3 * FLOPS * 64 / 1e9, 0),
+        ("data parallel", 1, {}, 3 * FLOPS * 64 / 1e9, 0),
+        ("data parallel", 4, {}, 3 * FLOPS * 16 / 1e9, 6e-3 + 1.5 * 4 * ALL / 1e8),  # 2 x 3 messages, 2 x 3/4 x S
+        ("layers split", 2, {"cuts": [3]}, 3 * FLOPS * 64 / 1e9, 2 * (1e-3 + 64 * 5408 * 4 / 1e8)),
+        ("tensor split", 4, {}, 3 * FLOPS * 16 / 1e9, 15e-3 + (2 * 1.5 * 8192 * 4 + 0.75 * 640 * 4) / 1e8),
+    ],
+)
+def test_step_time_by_hand(strategy, devices, options, compute, communication):
+    step = planner.step_time(LAYERS, strategy, devices, 64, **SPEED, **options)
+    assert (step.compute, step.communication) == pytest.approx((compute, communication), rel=1e-12)
+    assert step.total == step.compute + step.communication
+    assert step.communication_share == pytest.approx(communication / (compute + communication))
+
+
+def test_communication_takes_over_as_devices_are_added():
+    steps = [planner.step_time(LAYERS, "data parallel", n, 1024, **SPEED) for n in (1, 2, 8, 64, 1024)]
+    assert all(a.compute > b.compute and a.communication < b.communication for a, b in pairwise(steps))
+    shares = [step.communication_share for step in steps]
+    assert shares[0] == 0 and shares == sorted(shares) and shares[-1] > 0.99
+    assert steps[4].total > steps[2].total  # 1,024 devices are slower than 8
+
+
+@pytest.mark.parametrize(
+    "stages, micro_batches, share",
+    [
+        (1, 1, 0),
+        (1, 9, 0),
+        (2, 1, 1 / 2),
+        (4, 1, 3 / 4),
+        (4, 4, 3 / 7),
+        (4, 13, 3 / 16),
+    ],
+)
+def test_pipeline_idle_share(stages, micro_batches, share):
+    assert planner.pipeline_idle_share(stages, micro_batches) == pytest.approx(share)
+
+
+@pytest.mark.parametrize(
+    "share, devices, amdahl, gustafson",
+    [
+        (0, 8, 8, 8),
+        (1, 8, 1, 1),
+        (0.5, 1, 1, 1),
+        (0.5, 2, 4 / 3, 1.5),
+        (0.1, 9, 5, 8.2),  # 1 / (0.1 + 0.1); 9 - 0.1 x 8
+        (0.05, 1024, 19.636, 972.85),  # 1 / (0.05 + 0.95 / 1024); 1024 - 0.05 x 1023
+    ],
+)
+def test_amdahl_and_gustafson(share, devices, amdahl, gustafson):
+    assert planner.amdahl(share, devices) == pytest.approx(amdahl, rel=1e-4)
+    assert planner.gustafson(share, devices) == pytest.approx(gustafson)
+
+
+def test_amdahl_is_bounded_and_gustafson_is_not():
+    counts = [2**k for k in range(11)]
+    fixed, growing = ([law(0.1, n) for n in counts] for law in (planner.amdahl, planner.gustafson))
+    assert fixed == sorted(fixed) and fixed[-1] < 10 < growing[-1]
+    assert growing == sorted(growing) and all(a <= b for a, b in zip(fixed, growing))
+
+
+# Advice
+
+ONE = planner.memory(LAYERS, "one device", 1, 64)[0].total  # 4 x (4 x 693,962 + 64 x 32,586) = 19,445,408
+
+
+def test_recommend_one_device():
+    advice = planner.recommend(LAYERS, ONE, 4, 64)
+    assert ONE == 19_445_408 and (advice.strategy, advice.devices_needed) == ("one device", 1)
+    text = str(advice)
+    assert text.startswith("One device is enough.\n- It needs weights 2.65 MiB + gradients 2.65 MiB")
+    assert "optimizer 5.29 MiB + activations 7.96 MiB = 18.54 MiB; the device has 18.54 MiB." in text
+    assert "compute outweighs communication" in text and "3.97 MiB" in text  # 1.5 x 693,962 x 4 / 2**20
+    assert len(planner.recommend(LAYERS, ONE, 1, 64).reasons) == 1  # nobody to talk to
+
+
+def test_recommend_counts_every_byte():
+    advice = planner.recommend(LAYERS, ONE - 1, 4, 64)
+    assert (advice.strategy, advice.devices_needed) == ("data parallel", 2)
+    assert "= 18.54 MiB: 1 byte more than its 18.54 MiB." in advice.reasons[0]
+    assert "batch of at most 63" in advice.reasons[1]
+    assert planner.memory(LAYERS, "one device", 1, 63)[0].total <= ONE - 1
+    for room, said in ((16 * ALL + 4 * OUTPUTS - 1, False), (16 * ALL + 4 * OUTPUTS, True)):
+        assert ("batch of at most 1," in str(planner.recommend(LAYERS, room, 4, 64))) == said
+        assert "at most 0" not in str(planner.recommend(LAYERS, room, 4, 64))
+
+
+@pytest.mark.parametrize(
+    "room, devices, batch, strategy, needed",
+    [
+        (14 * MIB, 4, 64, "data parallel", 4),  # 10.59 of state + 7.96 / 4 = 12.58; on 2: 14.57
+        (14 * MIB, 9, 63, "data parallel", 3),  # 3 is the first divisor of 63 above 1: 10.59 + 2.61
+        (14 * MIB, 3, 64, "layers split", 3),  # data parallel would need 4
+        (14 * MIB, 2, 64, "tensor split", 2),  # (18.54 + 64 x 128 x 4 / 2**20) / 2 = 9.29
+        (6 * MIB, 8, 64, "tensor split", 4),  # data parallel keeps 10.59 on each, hidden alone is 10.56
+        (6 * MIB, 3, 64, "nothing fits", 4),
+        (14 * MIB, 1, 64, "nothing fits", 2),
+        (11 * MIB, 12, 36, "data parallel", 12),  # 10.59 + 4.48 / 12 = 10.96; the divisor before, 9: 11.09
+        (64 * 128 * 4, 8, 64, "nothing fits", None),  # as much as hidden's whole output alone
+    ],
+)
+def test_recommend(room, devices, batch, strategy, needed):
+    advice = planner.recommend(LAYERS, room, devices, batch)
+    assert (advice.strategy, advice.devices_needed) == (strategy, needed)
+    text = str(advice)
+    assert all(reason in text for reason in advice.reasons) and "MiB" in text
+    assert ("With a global batch of at most 27," in text) == (room == 14 * MIB)  # (14 - 10.59) x 64 / 7.96
+    if strategy == "nothing fits":
+        assert text.startswith(
+            f"Nothing fits: {needed} devices at least." if needed else "Nothing fits: whatever the number of devices."
+        )
+    else:
+        held = planner.memory(LAYERS, strategy, needed, batch)
+        assert max(m.total for m in held) <= room and needed <= devices
+        assert text.startswith(f"{strategy.capitalize()}: {needed} devices at least.")
+
+
+def test_recommend_answers_at_once_for_a_huge_batch():
+    advice = planner.recommend(LAYERS, 11 * MIB, 8, 10**12)  # room for 3 on each, 2 divides
+    assert (advice.strategy, advice.devices_needed) == ("nothing fits", 10**12 // 2)
+
+
+def test_recommend_the_fewest_devices():
+    for room in (4_000_000, 3_000_000, 1_000_000):
+        needed = planner.recommend(LAYERS, room, 1, 16, "sgd").devices_needed
+        assert planner.memory(LAYERS, "tensor split", needed, 16, "sgd")[0].total <= room
+        assert planner.memory(LAYERS, "tensor split", needed - 1, 16, "sgd")[0].total > room
+
+
+def test_recommend_a_large_transformer():
+    block = 12 * 12288**2  # Kaplan et al., 2020: 12 x width**2 parameters a block
+    layers = [LayerCost(f"block {i}", block, 10 * 12288 * 2048, 2 * block * 2048) for i in range(96)]
+    # a block: 16 x 12 x 12,288**2 bytes = 27,648 MiB of state, 960 MiB of activations; 80 GiB hold 2 blocks
+    advice = planner.recommend(layers, 80 * 2**30, 64, 1)
+    assert (advice.strategy, advice.devices_needed) == ("layers split", 48)
+    assert "weights 663,552.00 MiB" in advice.reasons[0]
+    assert planner.recommend(layers, 80 * 2**30, 32, 1).strategy == "nothing fits"
+
+
+# Nonsense
+
+
+def call(function, **changes):
+    arguments = {
+        "memory": dict(layers=LAYERS, strategy="data parallel", devices=2, global_batch_size=64),
+        "wire_bytes": dict(layers=LAYERS, strategy="data parallel", devices=2, global_batch_size=64),
+        "step_time": dict(layers=LAYERS, strategy="data parallel", devices=2, global_batch_size=64, **SPEED),
+        "recommend": dict(layers=LAYERS, device_memory_bytes=MIB, devices=2, global_batch_size=64),
+        "all_reduce_bytes": dict(elements=4, devices=2),
+        "pipeline_idle_share": dict(stages=2, micro_batches=2),
+        "amdahl": dict(serial_share=0.5, devices=2),
+        "gustafson": dict(serial_share=0.5, devices=2),
+        "LayerCost": dict(name="x", parameters=1, outputs=1, flops=1),
+    }[function]
+    return getattr(planner, function)(**(arguments | changes))
+
+
+EVERY = ("memory", "wire_bytes", "step_time", "recommend")
+NOT_COUNTS = [0, -1, 2.0, True, math.nan, math.inf, "2", None]
+NOT_RATES = [0, -1.0, True, math.nan, math.inf, "fast", None]
+NONSENSE = [
+    *((f, "devices", v) for f in (*EVERY, "all_reduce_bytes", "amdahl", "gustafson") for v in NOT_COUNTS),
+    *((f, "global_batch_size", v) for f in EVERY for v in NOT_COUNTS),
+    *((f, "bytes_per_value", v) for f in (*EVERY, "all_reduce_bytes") for v in (0, -4, 4.0, True)),
+    *((f, "layers", v) for f in EVERY for v in ([], None, "conv", [1], [LAYERS[0], None])),
+    *((f, "strategy", v) for f in EVERY[:3] for v in ("mirrored", "Data parallel", None, 2, ["one device"])),
+    *((f, "optimizer", v) for f in ("memory", "recommend") for v in ("rmsprop", None, 2)),
+    *((f, "algorithm", v) for f in ("wire_bytes", "all_reduce_bytes") for v in ("tree", None)),
+    *(("all_reduce_bytes", "elements", v) for v in NOT_COUNTS if v != 0),
+    *(("step_time", name, v) for name in ("flops_per_second", "bandwidth") for v in NOT_RATES),
+    *(("step_time", "latency", v) for v in NOT_RATES if v != 0),
+    *(("recommend", "device_memory_bytes", v) for v in NOT_RATES),
+    *(("pipeline_idle_share", name, v) for name in ("stages", "micro_batches") for v in NOT_COUNTS),
+    *((f, "serial_share", v) for f in ("amdahl", "gustafson") for v in (-0.1, 1.1, math.nan, True, "0.5")),
+    *(("LayerCost", name, v) for name in ("parameters", "outputs", "flops") for v in NOT_COUNTS if v != 0),
+]
+
+
+@pytest.mark.parametrize("function", sorted({f for f, _, _ in NONSENSE}))
+def test_the_arguments_of_the_nonsense_cases_are_otherwise_right(function):
+    assert call(function) is not None
+
+
+@pytest.mark.parametrize("function, name, value", NONSENSE)
+def test_nonsense_is_refused(function, name, value):
+    with pytest.raises(ValueError) as error:
+        call(function, **{name: value})
+    text = str(error.value)
+    assert text.startswith(name) and repr(value) in text and "must be" in text
+
+
+@pytest.mark.parametrize(
+    "changes, message",
+    [
+        (dict(global_batch_size=65), "global_batch_size must be a multiple of devices .2., not 65: 66 would do"),
+        (dict(strategy="layers split", devices=6), "devices must be at most 5, the number of layers, not 6"),
+        *((dict(strategy="layers split", cuts=cuts), "cuts must") for cuts in ([], [1, 3], [5], [9], 3, "3")),
+        *((dict(strategy="layers split", cuts=[cut]), "cuts must") for cut in (0, -1, 2.0, True, None)),
+        (dict(strategy="layers split", devices=3, cuts=[3, 1]), "cuts must"),
+        (dict(strategy="layers split", devices=1, cuts=3), "cuts must"),
+        (dict(strategy="layers split", devices=3, cuts=[2, 2]), "cuts must"),
+    ],
+)
+@pytest.mark.parametrize("function", EVERY[:3])
+def test_arguments_that_do_not_go_together(function, changes, message):
+    with pytest.raises(ValueError, match=message):
+        call(function, **changes)
+
+
+def test_step_time_without_flops():
+    with pytest.raises(ValueError, match="layers must have FLOPs, but all 1 have flops=0"):
+        call("step_time", layers=[LayerCost("embedding", 8, 2, 0)])
+
+
+def test_numpy_integers_are_welcome_and_do_not_overflow():
+    layer = LayerCost("wide", np.int32(2**31 - 1), np.int32(2**31 - 1), 0)
+    held = planner.memory([layer], "data parallel", np.int64(2), np.int64(2**40))[0]
+    assert held == bytes_of(2**31 - 1, 2**39 * (2**31 - 1))
+    assert planner.recommend([layer], np.float64(1e30), 2, 8).strategy == "one device"
+
+
+def test_importing_the_planner_loads_nothing_heavy():
+    code = (
+        "import sys; from course_utils import planner; "
+        "sys.exit(', '.join({'tensorflow', 'keras', 'matplotlib'} & set(sys.modules)) or 0)"
+    )
+    root = str(Path(planner.__file__).parents[1])
+    done = subprocess.run(
+        [sys.executable, "-c", code], env={**os.environ, "PYTHONPATH": root}, capture_output=True, text=True, timeout=60
+    )
+    assert (done.returncode, done.stderr) == (0, "")
