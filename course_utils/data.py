@@ -1,6 +1,7 @@
 """The digits: as arrays, and as a tf.data pipeline."""
 
 import contextlib
+import os
 import socket
 
 TRAIN_EXAMPLES = 1536
@@ -42,15 +43,21 @@ def _small_digits():
 
 
 def _mnist():
+    import pathlib
+
     import keras
 
     try:
         with _deadline(seconds=30):
             train, test = keras.datasets.mnist.load_data()
     except Exception as problem:  # Keras raises a bare Exception when a download fails, and removes what it had begun
+        if isinstance(problem, ValueError):  # a download that ended early, with a wrong hash: this one Keras keeps
+            home = pathlib.Path(os.environ.get("KERAS_HOME", "~/.keras")).expanduser()
+            (home / "datasets" / "mnist.npz").unlink(missing_ok=True)
+        reason = (str(problem) or type(problem).__name__).splitlines()[0]
         raise RuntimeError(
             "MNIST is not in Keras' cache and could not be downloaded: connect to the network and run this again, or "
-            f'set DATASET = "digits", which needs none ({str(problem).splitlines()[0][:200]})'
+            f'set DATASET = "digits", which needs none ({reason[:200]})'
         ) from None
     return tuple(
         ((images / 255).astype("float32")[..., None], labels.astype("int64")) for images, labels in (train, test)
@@ -86,15 +93,17 @@ def make_dataset(
     global_batch_size: examples per step over all replicas together; a strategy divides it among them.
     cache: keep the examples in memory after the first pass; without a `map` or a file to read before it, a habit
         that costs nothing, and with one the largest gain of all.
-    shuffle, seed: draw the examples in an order that depends on the seed alone.
-    reshuffle: draw a new order each epoch. Better for learning; off here, because `fit` under a strategy draws one
-        extra iterator, so that its epochs would see other orders than the same training without a strategy.
+    shuffle, seed: take the examples in a random order that depends on the seed alone.
+    reshuffle: draw a new order each epoch (from the seed and TensorFlow's global one). Better for learning; off here,
+        because `fit` under a strategy draws one extra iterator, so that its epochs would see other orders than the
+        same training without a strategy.
     drop_remainder: leave out a last, smaller batch, so that every step has the same shape (one compilation, and no
         replica with fewer examples than the others).
     prefetch: prepare the next batches while the device computes.
 
     Raises ValueError when the lengths differ, or when the batch is not a whole number between 1 and N.
     """
+    import numpy as np
     import tensorflow as tf
 
     count = len(images)
@@ -108,10 +117,13 @@ def make_dataset(
         raise ValueError(
             f"global_batch_size={global_batch_size!r}: must be a whole number between 1 and the {count} examples"
         )
+    if shuffle:
+        order = np.random.RandomState(seed).permutation(count)
+        images, labels = images[order], labels[order]
     dataset = tf.data.Dataset.from_tensor_slices((images, labels))
     if cache:
         dataset = dataset.cache()
-    if shuffle:
-        dataset = dataset.shuffle(count, seed=seed, reshuffle_each_iteration=reshuffle)
+    if shuffle and reshuffle:
+        dataset = dataset.shuffle(count, seed=seed)
     dataset = dataset.batch(global_batch_size, drop_remainder=drop_remainder)
     return dataset.prefetch(tf.data.AUTOTUNE) if prefetch else dataset

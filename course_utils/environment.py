@@ -135,6 +135,8 @@ def logical_devices(count, kind="auto"):
             "kind='gpu' asks for a GPU and TensorFlow sees none here; use kind='auto' to go on with CPUs"
         )
     if len(gpus) >= count:
+        if len(tf.config.get_logical_device_configuration(gpus[0]) or ()) > 1:  # split by an earlier call
+            _split(gpus[0], 1, tf.config.LogicalDeviceConfiguration())
         print(f"{count} physical GPU{'s' if count > 1 else ''}")
         return [f"GPU:{i}" for i in range(count)]
     if gpus:

@@ -155,12 +155,15 @@ def placement(devices, title, process="this process"):
 @_styled
 def training_curves(loss, accuracy, title):
     """Loss and accuracy by epoch, side by side. Each argument: `{"training": [one number an epoch], "test": […]}`."""
+    from matplotlib.ticker import MaxNLocator
+
     figure, panels = _axes(7.2, 3.0, ncols=2)
     for axes, curves, name in zip(panels, (loss, accuracy), ("loss (nats)", "accuracy")):
         for (label, values), colour in zip(curves.items(), (MUTED, COLOURS["compute"])):
             epochs = range(1, len(values) + 1)
             axes.plot(epochs, values, marker="o", color=colour, label=label)
-        axes.set(xlabel="epoch", ylabel=name, xticks=list(epochs))
+        axes.set(xlabel="epoch", ylabel=name)
+        axes.xaxis.set_major_locator(MaxNLocator(nbins=8, integer=True))
     panels[0].set_ylim(bottom=0)
     panels[1].set_ylim(top=1)
     panels[1].legend(loc="lower right")
@@ -186,6 +189,9 @@ def training_step(devices, per_replica_batch_size, title, gradient_bytes=0):
         ("optimizer: moments", "optimizer", "optimizer.apply_gradients(…)"),
         ("updated weights", "weights", "model.trainable_variables"),
     ]
+    if count > 2:
+        words = f"batch: {per_replica_batch_size}", "activations", "gradients", "moments", "weights"
+        parts = [(word, what, code) for word, (_, what, code) in zip(words, parts)]
     for i, name in enumerate(devices):
         left, inner = start + i * span + 0.45, span - 0.9
         _box(axes, start + i * span + 0.1, 0.1, span - 0.2, height - 0.2)
@@ -231,7 +237,7 @@ def throughput(curves, reference, title):
     axes.set(xlabel="global batch size (examples)", ylabel="examples/s", xticks=sizes, xticklabels=sizes)
     axes.set_ylim(bottom=0)
     axes.yaxis.set_major_formatter("{x:,.0f}")
-    axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.2), ncols=3)
+    figure.legend(loc="outside lower center", ncols=3)
     _title(figure, title)
     return figure
 
@@ -293,10 +299,8 @@ def timeline(rows, title, labels):
     axes.grid(axis="y", visible=False)
     axes.set(xlabel="milliseconds")
     axes.set_xlim(left=0)
-    axes.legend(
-        handles=[Patch(facecolor=COLOURS[what], label=word) for what, word in labels.items()],
-        loc="upper left", bbox_to_anchor=(0, -0.32), ncols=len(labels),
-    )  # fmt: skip
+    handles = [Patch(facecolor=COLOURS[what], label=word) for what, word in labels.items()]
+    figure.legend(handles=handles, loc="outside lower center", ncols=len(labels))
     _title(figure, title)
     return figure
 
@@ -316,8 +320,9 @@ def resumed(losses, stop, title):
     for (label, (first, values)), look in zip(losses.items(), looks):
         axes.plot(range(first, first + len(values)), values, label=label, **look)
     axes.axvline(stop + 0.5, color=INK, linewidth=1)
-    axes.annotate("stopped, saved, loaded", (stop + 0.5, axes.get_ylim()[1]), xytext=(-6, -4),
-                  textcoords="offset points", ha="right", va="top")  # fmt: skip
+    last = max(first + len(values) for first, values in losses.values())
+    side = "left" if stop < last / 4 else "right" if stop > 3 * last / 4 else "center"
+    axes.text(stop + 0.5, 1.02, "stopped, saved, loaded", transform=axes.get_xaxis_transform(), ha=side, size=10)
     axes.set(xlabel="step", ylabel="loss (nats)")
     axes.set_ylim(bottom=0)
     axes.set_xlim(left=0)
@@ -327,8 +332,8 @@ def resumed(losses, stop, title):
 
 
 @_styled
-def memory(held, title):
-    """What the fullest device holds under each strategy. held: `{strategy: planner.Memory}`, in bytes."""
+def memory(held, title, xlabel="MiB on the fullest device"):
+    """What a device holds, one bar for each key. held: `{strategy or device: planner.Memory}`, in bytes."""
     figure, axes = _axes(7.2, 1.5 + 0.42 * len(held))
     parts = {"weights": "weights", "gradients": "gradients", "optimizer": "optimizer", "activations": "inputs"}
     left = [0.0] * len(held)
@@ -341,9 +346,9 @@ def memory(held, title):
     axes.set_yticks(range(len(held)), list(held), color=INK)
     axes.invert_yaxis()
     axes.grid(axis="y", visible=False)
-    axes.set(xlabel="MiB on the fullest device")
+    axes.set(xlabel=xlabel)
     axes.set_xlim(0, 1.1 * max(left))
-    axes.legend(loc="upper center", bbox_to_anchor=(0.4, -0.28), ncols=4)
+    figure.legend(loc="outside lower center", ncols=4)
     _title(figure, title)
     return figure
 
@@ -413,7 +418,7 @@ def decision(title):
     def way(start, end, word, dx=0.0, dy=0.0):
         _arrow(axes, start, end)
         x, y = (start[0] + end[0]) / 2 + dx, (start[1] + end[1]) / 2 + dy
-        axes.text(x, y, word, size=10, ha="center", va="center", bbox={"facecolor": "white", "edgecolor": "none", "pad": 1})
+        axes.text(x, y, word, ha="center", va="center", bbox={"facecolor": "white", "edgecolor": "none", "pad": 1})
 
     question(0.1, 3.5, "Does it fit on\none device?")
     question(0.1, 2.35, "Is one device, well\nfed, too slow?")
@@ -435,5 +440,223 @@ def decision(title):
     axes.text(7.0, 2.15, "no", size=10, ha="center", va="center")
     axes.text(2.57, 0.72, "Very large models use both kinds at once: the model split over\n"
               "the devices of a machine, its copies over many machines.", size=10, color=MUTED, va="top")  # fmt: skip
+    _title(figure, title)
+    return figure
+
+
+@_styled
+def data_parallel_step(devices, shard_sizes, gradient_bytes, title):
+    """One step of data parallelism, a column for each device, the all-reduce of the gradients across all of them.
+
+    shard_sizes: examples on each device; gradient_bytes: of one replica's gradients.
+    """
+    width, height = 7.2, 3.9
+    figure, axes = _canvas(width, height)
+    span = (width - 0.2) / len(devices)
+    rows = {"shard": 2.95, "gradients": 2.2, "average": 1.0, "weights": 0.25}  # bottom edges, in inches
+    for i, (name, size) in enumerate(zip(devices, shard_sizes)):
+        left, inner = 0.1 + i * span + 0.18, span - 0.36
+        middle = left + inner / 2
+        _box(axes, left - 0.12, 0.1, inner + 0.24, height - 0.2)
+        axes.text(middle, height - 0.3, name, ha="center", va="center", weight="bold")
+        _box(axes, left, rows["shard"], inner, 0.45, COLOURS["inputs"], f"shard:\n{size} examples")
+        _box(axes, left, rows["gradients"], inner, 0.45, COLOURS["gradients"], "its gradients")
+        _box(axes, left, rows["average"], inner, 0.45, COLOURS["gradients"], "their average")
+        _box(axes, left, rows["weights"], inner, 0.45, COLOURS["weights"], "updated\nweights")
+        _arrow(axes, (middle, 2.95), (middle, 2.65))
+        _arrow(axes, (middle, 2.2), (middle, 1.95), COLOURS["travels"], 2.4)
+        _arrow(axes, (middle, 1.65), (middle, 1.45), COLOURS["travels"], 2.4)
+        _arrow(axes, (middle, 1.0), (middle, 0.7))
+    _box(axes, 0.28, 1.65, width - 0.56, 0.3, COLOURS["travels"])
+    text = f"all-reduce: {gradient_bytes / 2**20:.1f} MiB of gradients from each device, their average back to each"
+    axes.text(width / 2, 1.8, text, ha="center", va="center", size=10, weight="bold", color="white")
+    _title(figure, title)
+    return figure
+
+
+@_styled
+def gradient_errors(errors, title):
+    """How far averages are from the true gradient. errors: `{label: {variable: relative error}}`, 0.5 for 50 %.
+
+    The first label is the right way, the second the wrong one.
+    """
+    names = list(next(iter(errors.values())))
+    figure, axes = _axes(7.2, 3.9)
+    for k, ((label, values), what) in enumerate(zip(errors.items(), ("gradients", "wrong"))):
+        places = [i + 0.38 * (k - 0.5) for i in range(len(names))]
+        shares = [100 * values[name] for name in names]
+        axes.barh(places, shares, height=0.38, color=COLOURS[what], label=label)
+        for place, share in zip(places, shares):
+            text = f"{share:.0f} %" if share > 0.5 else "under 0.001 %" if share < 0.001 else f"{share:.3f} %"
+            axes.annotate(text, (share, place), xytext=(5, 0), textcoords="offset points", va="center", size=9)
+    axes.set_yticks(range(len(names)), names, color=INK)
+    axes.invert_yaxis()
+    axes.grid(axis="y", visible=False)
+    axes.margins(x=0.12)
+    axes.set(xlabel="error, % of the true gradient's length")
+    figure.legend(loc="outside lower center", ncols=2)
+    _title(figure, title)
+    return figure
+
+
+@_styled
+def ring(story, title, note=""):
+    """The steps of a ring all-reduce, four panels a row: a line of chunks for each device, arrows for what travels.
+
+    story: `[(name, values, chosen), …]`: values[d][c] is chunk c on device d, which began as (c + 1)·10**d, so that
+    its digits other than 0 count the contributions in it; chosen[d] is the chunk that device d sends to the next
+    one, or chosen is None. After the first half of the panels comes an empty place, for the key and the note.
+    """
+    from matplotlib.colors import to_rgb
+
+    panels = [*story[: len(story) // 2], None, *story[len(story) // 2 :]]
+    count, columns = len(story[0][1]), (len(story) + 1) // 2
+    line, tall = 0.5, 0.5 * len(story[0][1]) + 0.75
+    width = 7.2 / columns
+    figure, axes = _canvas(7.2, 2 * tall)
+    chunk = (width - 0.24) / count
+
+    def shade(contributions):
+        part = 0.12 + 0.88 * (contributions - 1) / max(1, count - 1)
+        return [1 - part * (1 - channel) for channel in to_rgb(COLOURS["gradients"])]
+
+    for i, panel in enumerate(panels):
+        left, top = (i % columns) * width + 0.06, 2 * tall - (i // columns) * tall
+        if panel is None:
+            for n in range(1, count + 1):
+                y = top - 0.2 - 0.36 * n
+                _box(axes, left + 0.1, y, 0.3, 0.26, shade(n))
+                axes.text(left + 0.5, y + 0.13, f"sum of {n}" if n > 1 else "of one device", va="center", size=9)
+            axes.text(left + 0.1, y - 0.14, note, va="top", size=9, color=COLOURS["travels"], weight="bold")
+            continue
+        name, values, chosen = panel
+        axes.text(left + 0.03, top - 0.12, name, va="center", size=10, weight="bold")
+        for d, row in enumerate(values):
+            low = top - 0.42 - line * (d + 1) + 0.16
+            _box(axes, left, low - 0.03, width - 0.12, 0.36)
+            for c, value in enumerate(row):
+                colour = shade(sum(digit != "0" for digit in str(value)))
+                _box(axes, left + 0.06 + c * chunk + 0.015, low + 0.02, chunk - 0.03, 0.26, colour, str(value), size=8)
+            if chosen is None:
+                continue
+            x = left + 0.06 + (chosen[d] + 0.5) * chunk
+            if d < count - 1:
+                _arrow(axes, (x, low + 0.01), (x, low - line + 0.3), COLOURS["travels"], 2)
+            else:  # round the ring: out at the bottom, in at the top
+                _arrow(axes, (x, low + 0.01), (x, low - 0.2), COLOURS["travels"], 2)
+                first = top - 0.42 - line + 0.16
+                _arrow(axes, (x, first + 0.5), (x, first + 0.3), COLOURS["travels"], 2)
+    _title(figure, title)
+    return figure
+
+
+@_styled
+def wire(counts, curves, title):
+    """Bytes that a device sends against the number of devices. curves: `{label: [bytes, one for each of counts]}`."""
+    figure, axes = _axes(7.2, 3.8)
+    looks = (
+        {"color": COLOURS["waiting"], "linewidth": 7},
+        {"color": INK, "linestyle": "--"},
+        {"color": MUTED, "linestyle": ":"},
+        {"color": COLOURS["travels"], "marker": "o", "markersize": 4},
+    )
+    for (label, sizes), look in zip(curves.items(), looks):
+        axes.plot(counts, [size / 2**20 for size in sizes], label=label, **look)
+    _device_axis(axes, counts)
+    axes.set_yscale("log")
+    axes.yaxis.set_major_formatter("{x:,.0f}")
+    axes.set(ylabel="MiB sent by one device", ylim=(1, None))
+    figure.legend(loc="outside lower center", ncols=2)
+    _title(figure, title)
+    return figure
+
+
+@_styled
+def staleness(groups, title):
+    """How old gradients are when they are used. groups: `{label: [updates made in the meantime, one a gradient]}`."""
+    figure, axes = _axes(7.2, 3.2)
+    for k, ((label, ages), hatch) in enumerate(zip(groups.items(), ("", "////"))):
+        found = sorted(set(ages))
+        shares = [100 * ages.count(age) / len(ages) for age in found]
+        places = [age + 0.4 * (k - 0.5) for age in found]
+        axes.bar(places, shares, width=0.4, color=COLOURS["gradients"], edgecolor=INK, hatch=hatch, label=label)
+    axes.xaxis.get_major_locator().set_params(integer=True)
+    axes.grid(axis="x", visible=False)
+    axes.set(xlabel="staleness: updates made between reading the weights and using the gradient",
+             ylabel="% of its gradients")  # fmt: skip
+    figure.legend(loc="outside lower center", ncols=2)
+    _title(figure, title)
+    return figure
+
+
+@_styled
+def two_clocks(runs, title):
+    """Loss against updates and against time. runs: `{label: (updates, milliseconds, losses)}`, equally long lists."""
+    figure, panels = _axes(7.2, 3.5, ncols=2, sharey=True)
+    for (label, (updates, times, losses)), look in zip(runs.items(), ((COLOURS["compute"], "-"), (INK, "--"))):
+        panels[0].plot(updates, losses, color=look[0], linestyle=look[1], label=label)
+        panels[1].plot(times, losses, color=look[0], linestyle=look[1])
+    panels[0].set_xscale("log")
+    panels[0].xaxis.set_major_formatter("{x:,.0f}")
+    panels[0].set(xlabel="updates", ylabel="loss (nats)", ylim=(0, None))
+    panels[1].set(xlabel="milliseconds (simulated devices)")
+    figure.legend(loc="outside lower center", ncols=2)
+    _title(figure, title)
+    return figure
+
+
+@_styled
+def delayed(curves, title):
+    """Loss by update when gradients are old. curves: `{label: [loss, one an update]}`, from fresh to oldest."""
+    figure, axes = _axes(7.2, 3.4)
+    looks = ((COLOURS["compute"], "-"), (INK, "--"), (COLOURS["wrong"], "-"))
+    for (label, losses), (colour, line) in zip(curves.items(), looks):
+        axes.plot(range(1, len(losses) + 1), losses, color=colour, linestyle=line, label=label)
+    axes.set_yscale("log")
+    axes.yaxis.set_major_formatter("{x:g}")
+    axes.set(xlabel="updates", ylabel="loss (nats)")
+    axes.legend(loc="upper left", bbox_to_anchor=(1, 1))
+    _title(figure, title)
+    return figure
+
+
+@_styled
+def bubble(predicted, measured, title):
+    """Idle share of a pipeline against micro-batches: the formula's curve and measured points. Both `{m: share}`."""
+    figure, axes = _axes(7.2, 3.2)
+    axes.plot(list(predicted), list(predicted.values()), color=MUTED, label="(p − 1)/(m + p − 1)")
+    axes.plot(list(measured), list(measured.values()), "o", color=COLOURS["compute"], markersize=8, label="measured")
+    axes.set_xscale("log", base=2)
+    axes.set_xticks(list(measured), [str(m) for m in measured])
+    axes.set(xlabel="micro-batches m", ylabel="share of time a stage waits", ylim=(0, 1))
+    axes.legend(loc="upper right")
+    _title(figure, title)
+    return figure
+
+
+@_styled
+def split_layer(title):
+    """A matrix split by columns and by rows over two devices: which part is where, and what travels afterwards."""
+    figure, axes = _canvas(7.2, 3.9)
+    pieces = (
+        ("by columns", "all-gather: side by side",
+         ("x", "W, left half", "y, left half"), ("x", "W, right half", "y, right half")),
+        ("by rows", "all-reduce: added up",
+         ("x, left half", "W, top half", "part of y"), ("x, right half", "W, bottom half", "part of y")),
+    )
+    for k, (name, exchange, *devices) in enumerate(pieces):
+        left = 0.05 + 3.6 * k
+        axes.text(left + 1.75, 3.72, name, ha="center", va="center", weight="bold", size=11)
+        for i, texts in enumerate(devices):
+            x = left + 0.05 + 1.75 * i
+            _box(axes, x, 0.95, 1.65, 2.55)
+            axes.text(x + 0.825, 3.3, f"device {i}", ha="center", va="center", size=10)
+            for row, (text, what) in enumerate(zip(texts, ("inputs", "weights", "inputs"))):
+                _box(axes, x + 0.12, 2.65 - 0.72 * row, 1.41, 0.45, COLOURS[what], text)
+            for row, sign in enumerate("·="):
+                axes.text(x + 0.825, 2.515 - 0.72 * row, sign, ha="center", va="center", size=12)
+            _arrow(axes, (x + 0.825, 1.21), (x + 0.825, 0.6), COLOURS["travels"], 2.5)
+        _box(axes, left + 0.05, 0.15, 3.4, 0.42, COLOURS["travels"])
+        axes.text(left + 1.75, 0.36, exchange, ha="center", va="center", color="white", weight="bold", size=10)
     _title(figure, title)
     return figure

@@ -109,13 +109,13 @@ def short_cells(notebook, name):
 
 
 def little_prose_at_once(notebook, name):
-    """After 200 words a reader should do something. (The recap is for reading, and does not count.)"""
+    """After 200 words a reader should do something. (Tables and the recap do not count.)"""
     words = 0
     for cell in notebook.cells:
         if cell.source.startswith("## What you can now do"):
             continue
         words = (
-            words + len(re.sub(r"<[^>]+>|```.*?```", " ", cell.source, flags=re.S).split())
+            words + len(re.sub(r"<[^>]+>|```.*?```|^\|.*?$", " ", cell.source, flags=re.S | re.M).split())
             if cell.cell_type == "markdown"
             else 0
         )
