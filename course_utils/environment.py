@@ -135,28 +135,28 @@ def logical_devices(count, kind="auto"):
             "kind='gpu' asks for a GPU and TensorFlow sees none here; use kind='auto' to go on with CPUs"
         )
     if len(gpus) >= count:
-        if len(tf.config.get_logical_device_configuration(gpus[0]) or ()) > 1:  # split by an earlier call
-            _split(gpus[0], 1, tf.config.LogicalDeviceConfiguration())
+        if tf.config.get_logical_device_configuration(gpus[0]):  # split by an earlier call: make it whole again
+            _split(gpus[0], count, [])
         print(f"{count} physical GPU{'s' if count > 1 else ''}")
         return [f"GPU:{i}" for i in range(count)]
     if gpus:
-        _split(gpus[0], count, tf.config.LogicalDeviceConfiguration(memory_limit=GPU_SLICE_MIB))
+        _split(gpus[0], count, [tf.config.LogicalDeviceConfiguration(memory_limit=GPU_SLICE_MIB)] * count)
         print(f"{count} logical GPUs, slices of one physical GPU: simulated devices prove correctness, never speed")
         return [f"GPU:{i}" for i in range(count)]
-    _split(tf.config.list_physical_devices("CPU")[0], count, tf.config.LogicalDeviceConfiguration())
+    _split(tf.config.list_physical_devices("CPU")[0], count, [tf.config.LogicalDeviceConfiguration()] * count)
     simulated = "s on one physical CPU: simulated devices prove correctness, never speed" if count > 1 else ""
     print(f"{count} logical CPU{simulated}")
     return [f"CPU:{i}" for i in range(count)]
 
 
-def _split(physical, count, configuration):
-    """Have TensorFlow present one physical device as `count` logical ones, or find that it does already."""
+def _split(physical, count, parts):
+    """Have TensorFlow present one physical device as these logical ones, or find that it has `count` already."""
     import tensorflow as tf
 
     try:
-        tf.config.set_logical_device_configuration(physical, [configuration] * count)
+        tf.config.set_logical_device_configuration(physical, parts)
     except RuntimeError:  # the devices are initialised: TensorFlow keeps what it has until the process ends
-        there = len(tf.config.get_logical_device_configuration(physical) or [configuration])
+        there = len(tf.config.get_logical_device_configuration(physical) or ["whole"])
         if there != count:
             raise RuntimeError(
                 f"{count} logical {physical.device_type} devices were asked for, but TensorFlow already runs with "

@@ -163,7 +163,7 @@ def training_curves(loss, accuracy, title):
             epochs = range(1, len(values) + 1)
             axes.plot(epochs, values, marker="o", color=colour, label=label)
         axes.set(xlabel="epoch", ylabel=name)
-        axes.xaxis.set_major_locator(MaxNLocator(nbins=8, integer=True))
+        axes.xaxis.set_major_locator(MaxNLocator(nbins=8, integer=True, min_n_ticks=1))
     panels[0].set_ylim(bottom=0)
     panels[1].set_ylim(top=1)
     panels[1].legend(loc="lower right")
@@ -200,7 +200,7 @@ def training_step(devices, per_replica_batch_size, title, gradient_bytes=0):
             bottom = height - 0.95 - 0.6 * k
             if count == 1:
                 axes.text(start + span + 0.3, bottom + 0.19, code, va="center", family="monospace", color=MUTED)
-            _box(axes, left, bottom, inner, 0.38, COLOURS[what], text)
+            _box(axes, left, bottom, inner, 0.38, COLOURS[what], text, size=10 if count < 4 else 9)
             if k:
                 _arrow(axes, (left + inner / 2, bottom + 0.6), (left + inner / 2, bottom + 0.38))
         # the weights of this step are those of the next step's forward pass; keep the line clear of the arrows
@@ -639,10 +639,18 @@ def split_layer(title):
     """A matrix split by columns and by rows over two devices: which part is where, and what travels afterwards."""
     figure, axes = _canvas(7.2, 3.9)
     pieces = (
-        ("by columns", "all-gather: side by side",
-         ("x", "W, left half", "y, left half"), ("x", "W, right half", "y, right half")),
-        ("by rows", "all-reduce: added up",
-         ("x, left half", "W, top half", "part of y"), ("x, right half", "W, bottom half", "part of y")),
+        (
+            "by columns",
+            "all-gather: side by side",
+            ("x", "W, left half", "y, left half"),
+            ("x", "W, right half", "y, right half"),
+        ),
+        (
+            "by rows",
+            "all-reduce: added up",
+            ("x, left half", "W, top half", "part of y"),
+            ("x, right half", "W, bottom half", "part of y"),
+        ),
     )
     for k, (name, exchange, *devices) in enumerate(pieces):
         left = 0.05 + 3.6 * k

@@ -1,0 +1,283 @@
+"""Proofs, which stop the notebook when they fail, and exercise checks, which never do."""
+
+import functools
+import re
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from course_utils import checks
+from course_utils.model import build_model
+
+ONES, TWOS, NAN = np.ones(3), np.full(3, 2.0), np.array([1, np.nan, 1])
+
+# proofs
+
+
+@pytest.mark.parametrize(
+    "a, b, tolerance, line",
+    [
+        (ONES, ONES.copy(), 0, "a = b: bit-identical ✓"),
+        (ONES, ONES.copy(), 1e-5, "a = b: max |Δ| ≤ 1e-05 ✓"),
+        (ONES, ONES + 9e-6, 1e-5, "a = b: max |Δ| ≤ 1e-05 ✓"),
+        (ONES, ONES - 9e-6, 1e-5, "a = b: max |Δ| ≤ 1e-05 ✓"),
+        (1, 1.5, 0.5, "a = b: max |Δ| ≤ 0.5 ✓"),
+        ([ONES, TWOS], (ONES, TWOS), 0, "a = b: bit-identical ✓"),
+        (np.array([0, 255], "uint8"), np.array([1, 254], "uint8"), 1, "a = b: max |Δ| ≤ 1 ✓"),
+        (np.zeros((0, 3)), np.zeros((0, 3)), 0, "a = b: bit-identical ✓"),
+        (tf.ones(3), ONES.astype("float32"), 0, "a = b: bit-identical ✓"),
+    ],
+)
+def test_same(capsys, a, b, tolerance, line):
+    assert checks.same(a, b, tolerance, "a = b") is None
+    assert capsys.readouterr().out == line + "\n"
+
+
+@pytest.mark.parametrize(
+    "a, b, tolerance, text",
+    [
+        (ONES, ONES + 1e-12, 0, "max |Δ| = 1e-12, which is not ≤ 0"),
+        (ONES, TWOS, 0.5, "max |Δ| = 1, which is not ≤ 0.5"),
+        (TWOS, ONES, 0.5, "max |Δ| = 1, which is not ≤ 0.5"),
+        ([ONES, ONES], [ONES, TWOS], 0, "max |Δ| = 1, which is not ≤ 0"),
+        (np.array([0], "uint8"), np.array([255], "uint8"), 1, "max |Δ| = 255, which is not ≤ 1"),
+        (ONES, NAN, 1, "max |Δ| = nan"),
+        (NAN, NAN, 1, "max |Δ| = nan"),
+        ([NAN, ONES], [ONES, ONES], 1, "max |Δ| = nan"),
+        ([ONES, ONES], [ONES, NAN], 1, "max |Δ| = nan"),
+        (ONES, np.inf * ONES, 1, "max |Δ| = inf"),
+        (ONES, np.ones(4), 1, "shapes [(3,)] and [(4,)]"),
+        (ONES, np.ones((3, 1)), 1, "shapes [(3,)] and [(3, 1)]"),
+        (ONES, 1.0, 1, "shapes [(3,)] and [()]"),
+        ([ONES], [ONES, ONES], 1, "shapes [(3,)] and [(3,), (3,)]"),
+        ([], [], 1, "shapes [] and []"),
+    ],
+)  # fmt: skip
+def test_not_the_same(capsys, a, b, tolerance, text):
+    with pytest.raises(AssertionError, match="^" + re.escape(f"a = b: ✗ {text}")):
+        checks.same(a, b, tolerance, "a = b")
+    assert capsys.readouterr().out == ""
+
+
+@pytest.mark.parametrize("tolerance", [-1, -1e-9])
+def test_wrong_tolerance(tolerance):
+    with pytest.raises(ValueError, match=f"^tolerance={tolerance!r}: must be 0 or more"):
+        checks.same(1, 1, tolerance, "a = b")
+
+
+def test_holds(capsys):
+    checks.holds(np.float32(2) > 1, "two is more than one")
+    assert capsys.readouterr().out == "two is more than one ✓\n"
+    with pytest.raises(AssertionError, match=r"^one is more than two: ✗"):
+        checks.holds(np.float32(1) > 2, "one is more than two")
+    assert capsys.readouterr().out == ""
+
+
+@pytest.mark.parametrize(
+    "problem, sentences, line",
+    [
+        (ValueError("Too many. Use fewer."), 1, "ValueError: Too many."),
+        (ValueError("Too many. Use fewer! Or none. Please."), 2, "ValueError: Too many. Use fewer!"),
+        (ValueError("x=1.5 is no e.g. of an integer"), 1, "ValueError: x=1.5 is no e.g. of an integer"),
+        (ValueError("\n  first line\nsecond line"), 1, "ValueError: first line"),
+        (UnicodeError("a subclass. It has its own name."), 1, "UnicodeError: a subclass."),
+        (ValueError("\x1b[1mbold\x1b[0m and plain"), 1, "ValueError: bold and plain"),
+        (
+            ValueError("\x1b[1;31mred\x1b[m and plain"), 1, "ValueError: red and plain",
+        ),
+        (ValueError("{{function_node __wrapped__AddV2_device_/CPU:0}} No. [Op:AddV2]"), 1, "ValueError: No."),
+        (ValueError("it does not fit [Op:AddV2] name: "), 1, "ValueError: it does not fit"),
+        (
+            ValueError("<tensorflow.python.One object at 0x7f00ab> is not <Two object at 0x1>"),
+            1,
+            "ValueError: <One> is not <Two>",
+        ),
+    ],
+)  # fmt: skip
+def test_raises(capsys, problem, sentences, line):
+    with checks.raises(ValueError, sentences):
+        raise problem
+    assert capsys.readouterr().out == line + "\n"
+
+
+def test_nothing_raised(capsys):
+    with pytest.raises(AssertionError, match="should have raised ValueError"), checks.raises(ValueError):
+        pass
+    assert capsys.readouterr().out == ""
+
+
+def test_another_error_passes_through(capsys):
+    with pytest.raises(KeyError), checks.raises(ValueError):
+        raise KeyError("other")
+    assert capsys.readouterr().out == ""
+
+
+# exercises
+
+
+def boom(*_):
+    raise RuntimeError("Broken. In two sentences. Or three.")
+
+
+def scoped(device):
+    return tf.distribute.OneDeviceStrategy(device).scope()
+
+
+def counter(device, value=0.0):
+    with scoped(device):
+        return tf.Variable(value)
+
+
+@functools.cache
+def only_counter():
+    return counter("CPU:1")
+
+
+def sparse_loss(reduction=None, from_logits=True):
+    return keras.losses.SparseCategoricalCrossentropy(from_logits=from_logits, reduction=reduction)
+
+
+def average(losses):
+    return tf.nn.compute_average_loss(losses, global_batch_size=8)
+
+
+@pytest.fixture(scope="module")
+def original():
+    with scoped("CPU:1"):
+        model = build_model(3)
+        model.compile(keras.optimizers.Adam())
+        model.optimizer.build(model.trainable_variables)
+        model.optimizer.iterations.assign(3)
+    return model
+
+
+def load_on(path, device, **options):
+    with scoped(device):
+        return keras.models.load_model(path, **options)
+
+
+def fresh(path, device):
+    with scoped(device):
+        return build_model(4)
+
+
+TODO = "Replace the `...`."
+RAISED = "Your code raised RuntimeError: Broken. In two sentences."
+WRONG = {
+    "counter_on": [
+        (lambda device: ..., TODO),
+        (lambda device: None, TODO),
+        (lambda device: tf.constant(0.0), "EagerTensor is not a variable"),
+        (lambda device: 0, "int is not a variable"),
+        (lambda device: tf.Variable(0.0), "For CPU:1 the variable lives on CPU:0."),
+        (lambda device: only_counter(), "For CPU:0 the variable lives on CPU:1."),
+        (lambda device: counter(device, 1.5), "The counter starts at 1.5 instead of 0."),
+        (boom, RAISED),
+    ],
+    "average_loss": [
+        (lambda losses, size: ..., TODO),
+        (lambda losses, size: None, TODO),
+        (lambda losses, size: losses.sum(), "nothing was divided by the global batch size"),
+        (lambda losses, size: losses.mean(), "You divided by the replica's own number of examples"),
+        (lambda losses, size: losses / size, "It returns an array of shape (2,)"),
+        (lambda losses, size: losses.sum() / size / 2, "their mean, 4; yours add up to 2."),
+        (lambda losses, size: tf.reduce_sum(losses) / 4, "their mean, 4; yours add up to 3."),
+        (boom, RAISED),
+        (
+            lambda losses, size: np.nan, "nan",
+        ),
+    ],
+    "batch_loss": [
+        (lambda labels, logits: ..., "not solved yet"),
+        (lambda labels, logits: None, "not solved yet"),
+        (sparse_loss("sum_over_batch_size"), "Half a batch gives the same loss as a whole one"),
+        (lambda labels, logits: 1.0, "Half a batch gives the same loss as a whole one"),
+        (sparse_loss("sum"), "must be ln 10 = 2.303; yours is 18.421."),
+        (lambda *batch: average(sparse_loss()(*batch)) / 2, "must be ln 10 = 2.303; yours is 1.151."),
+        (lambda *batch: average(sparse_loss("sum_over_batch_size")(*batch)), "ValueError: Invalid value"),
+        (boom, RAISED),
+        (
+            lambda labels, logits: np.nan, "nan",
+        ),
+    ],
+    "moved": [
+        (lambda path, device: ..., TODO),
+        (lambda path, device: None, TODO),
+        (lambda path, device: path, "str is not a model."),
+        (fresh, "The weights are not the saved ones."),
+        (lambda path, device: load_on(path, "CPU:0"), "The weights live on CPU:0 instead of CPU:2"),
+        (lambda path, device: keras.models.load_model(path), "The weights live on CPU:0 instead of CPU:2"),
+        (
+            lambda path, device: load_on(path, device, compile=False), "has made 0 steps instead of 3",
+        ),
+        (boom, RAISED),
+    ],
+}  # fmt: skip
+RIGHT = {
+    "counter_on": [counter, lambda device: counter(device, 0)],
+    "average_loss": [
+        lambda losses, size: losses.sum() / size,
+        lambda losses, size: tf.nn.compute_average_loss(losses, global_batch_size=size),
+        lambda losses, size: sum(losses) / size,
+    ],
+    "batch_loss": [
+        lambda *batch: average(sparse_loss()(*batch)),
+        lambda *batch: sparse_loss("sum")(*batch) / 8,
+    ],
+    "moved": [load_on],
+}
+
+
+@pytest.fixture
+def verdict(capsys, original):
+    """What a check prints about an answer."""
+    rest = {"counter_on": (["CPU:0", "CPU:1"],), "batch_loss": (8,), "moved": (original, "CPU:2")}
+
+    def verdict(exercise, answer):
+        assert getattr(checks, exercise)(answer, *rest.get(exercise, ())) is None
+        return capsys.readouterr().out
+
+    return verdict
+
+
+def cases(answers):
+    return [
+        pytest.param(
+            exercise,
+            *(case if isinstance(case, tuple) else (case,)),
+            id=f"{exercise}-{i}",
+        )
+        for exercise, given in answers.items()
+        for i, case in enumerate(given)
+    ]
+
+
+@pytest.mark.parametrize("exercise, answer", cases(RIGHT))
+def test_right_answer(verdict, exercise, answer):
+    assert re.fullmatch(r"Exercise \d: ✓ right\n", verdict(exercise, answer))
+
+
+@pytest.mark.parametrize("exercise, answer, reason", cases(WRONG))
+def test_wrong_answer(verdict, exercise, answer, reason):
+    said = verdict(exercise, answer)
+    assert re.match(r"Exercise \d: not solved yet\. \S", said) and reason in said
+    assert said.count("\n") == 1
+
+
+@pytest.mark.parametrize("exercise", WRONG)
+@pytest.mark.parametrize("answer", [..., None])
+def test_untouched_answer(verdict, exercise, answer):
+    assert "not solved yet" in verdict(exercise, answer)
+
+
+def test_exercises_are_numbered(verdict):
+    assert [int(verdict(exercise, None)[9]) for exercise in WRONG] == [1, 2, 3, 4]
+
+
+def test_moved_leaves_no_file_behind(verdict, tmp_path, monkeypatch):
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    paths = []
+    verdict("moved", lambda path, device: paths.append(path))
+    assert paths[0].startswith(str(tmp_path)) and not list(tmp_path.iterdir())

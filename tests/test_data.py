@@ -1,0 +1,278 @@
+"""The digits as arrays, MNIST without a network, and the pipeline, on numbers one can read."""
+
+import http.server
+import socket
+import threading
+import urllib.request
+import zlib
+
+import keras
+import numpy as np
+import pytest
+import sklearn.datasets
+
+from course_utils import data
+
+# load_digits: the small digits
+
+
+@pytest.fixture(scope="module")
+def digits():
+    return data.load_digits()
+
+
+def test_shapes_and_range(digits):
+    for (images, labels), count in zip(digits, (1536, 261), strict=True):
+        assert (images.shape, images.dtype) == ((count, 28, 28, 1), "float32")
+        assert (labels.shape, labels.dtype) == ((count,), "int64")
+        assert (images.min(), images.max()) == (0, 1)
+        assert set(labels) == set(range(10))
+
+
+def test_same_share_of_every_digit(digits):
+    train, test = (np.bincount(labels) / len(labels) for _, labels in digits)
+    assert np.abs(train - test).max() < 1 / 261
+
+
+def test_the_same_everywhere(digits):
+    assert [zlib.crc32(labels.astype("<i8").tobytes()) for _, labels in digits] == [2687568566, 3691953239]
+
+
+def test_every_digit_once_with_its_label(digits):
+    places = (np.arange(28) + 0.5) * 8 / 28 - 0.5
+    resize = np.stack([np.interp(places, range(8), unit) for unit in np.eye(8)], axis=1)
+    shrink = np.linalg.pinv(resize)
+    images, labels = (np.concatenate(parts) for parts in zip(*digits, strict=True))
+    small = np.round(16 * (shrink @ images[..., 0] @ shrink.T))
+    assert np.abs(resize @ small @ resize.T / 16 - images[..., 0]).max() < 1e-6
+    bunch = sklearn.datasets.load_digits()
+    assert pairs(small, labels) == pairs(bunch.images, bunch.target)
+
+
+def pairs(images, labels):
+    return sorted(zip(map(bytes, images.astype("uint8")), labels.tolist(), strict=True))
+
+
+@pytest.mark.parametrize("name", ["MNIST", "cifar10", None])
+def test_wrong_name(name):
+    with pytest.raises(ValueError, match=f"^name={name!r}: must be 'digits' or 'mnist'"):
+        data.load_digits(name)
+
+
+# load_digits: MNIST
+
+
+def test_mnist(monkeypatch):
+    pixels = np.array([0, 51, 255], "uint8")
+    train, test = ((np.resize(pixels, (n, 28, 28)), np.arange(n, dtype="uint8")) for n in (6, 2))
+    monkeypatch.setattr(keras.datasets.mnist, "load_data", lambda: (train, test))
+    for (images, labels), count in zip(data.load_digits("mnist"), (6, 2), strict=True):
+        assert (images.shape, images.dtype) == ((count, 28, 28, 1), "float32")
+        assert images.flat[:3].tolist() == pytest.approx([0, 0.2, 1])
+        assert (labels.tolist(), labels.dtype) == (list(range(count)), "int64")
+
+
+@pytest.fixture
+def cache(monkeypatch, tmp_path):
+    """An empty cache for Keras."""
+    internals = keras.utils.get_file.__globals__
+    monkeypatch.setattr(internals["config"], "keras_home", lambda: str(tmp_path))
+    monkeypatch.setenv("KERAS_HOME", str(tmp_path))
+    return tmp_path
+
+
+@pytest.fixture
+def deadline():
+    """What the deadline of the process's sockets must be again afterwards."""
+    before = socket.getdefaulttimeout()
+    socket.setdefaulttimeout(7)
+    yield lambda: socket.getdefaulttimeout() == 7
+    socket.setdefaulttimeout(before)
+
+
+def files(folder):
+    return [path for path in folder.rglob("*") if path.is_file()]
+
+
+def test_mnist_without_network(monkeypatch, cache, deadline):
+    asked = []
+
+    def nowhere(host, *_, **__):
+        asked.append((host, socket.getdefaulttimeout()))
+        raise socket.gaierror(-3, "Temporary failure in name resolution")
+
+    monkeypatch.setattr(socket, "getaddrinfo", nowhere)
+    remedy = r'connect to the network .* or set DATASET = "digits".*name resolution'
+    with pytest.raises(RuntimeError, match=remedy) as seen:
+        data.load_digits("mnist")
+    assert "\n" not in str(seen.value)
+    assert [seconds for _, seconds in asked] == [30]
+    assert files(cache) == [] and deadline()
+
+
+@pytest.mark.parametrize(
+    "length",
+    [
+        1000,
+        None,
+    ],
+    ids=["length announced", "length unknown"],
+)
+def test_mnist_download_that_breaks_off(monkeypatch, cache, deadline, length):
+    class BreaksOff(http.server.BaseHTTPRequestHandler):
+        def do_GET(self):
+            self.send_response(200)
+            if length:
+                self.send_header("Content-Length", str(length))
+            self.end_headers()
+            self.wfile.write(b"PK" * 100)
+
+        def log_message(self, *_):
+            pass
+
+    monkeypatch.setenv("no_proxy", "*")
+    with http.server.HTTPServer(("127.0.0.1", 0), BreaksOff) as server:
+        thread = threading.Thread(target=server.handle_request)
+        thread.start()
+        here = f"http://127.0.0.1:{server.server_port}/mnist.npz"
+        monkeypatch.setitem(
+            keras.utils.get_file.__globals__,
+            "urlretrieve",
+            lambda _, *args: urllib.request.urlretrieve(here, *args),
+        )
+        with pytest.raises(RuntimeError, match="could not be downloaded"):
+            data.load_digits("mnist")
+        thread.join(10)
+    assert deadline()
+    assert files(cache) == []
+
+
+@pytest.mark.parametrize(
+    "problem",
+    [
+        TimeoutError("timed out"),
+        EOFError(),
+    ],
+    ids=["with text", "without text"],
+)
+def test_mnist_problem(monkeypatch, problem):
+    def fail():
+        raise problem
+
+    monkeypatch.setattr(keras.datasets.mnist, "load_data", fail)
+    with pytest.raises(RuntimeError, match="MNIST is not in Keras' cache"):
+        data.load_digits("mnist")
+
+
+def test_interrupted_mnist(monkeypatch, deadline):
+    def interrupt():
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(keras.datasets.mnist, "load_data", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        data.load_digits("mnist")
+    assert deadline()
+
+
+# make_dataset
+
+N = 10
+
+
+def numbers(batch=3, count=N, **options):
+    """The pipeline over `count` examples, the i-th of which has the image [i] and the label 10 i."""
+    return data.make_dataset(np.arange(count)[:, None], 10 * np.arange(count), batch, **options)
+
+
+def epoch(dataset):
+    return [images[:, 0].tolist() for images, _ in dataset.as_numpy_iterator()]
+
+
+def flat(batches):
+    return [i for batch in batches for i in batch]
+
+
+@pytest.mark.parametrize("drop_remainder, sizes", [(True, [3, 3, 3]), (False, [3, 3, 3, 1])])
+@pytest.mark.parametrize("shuffle", [True, False])
+def test_batches(drop_remainder, sizes, shuffle):
+    dataset = numbers(drop_remainder=drop_remainder, shuffle=shuffle)
+    batches = epoch(dataset)
+    assert len(dataset) == len(sizes) and [len(batch) for batch in batches] == sizes
+    assert len(set(flat(batches))) == sum(sizes)
+    assert dataset.element_spec[0].shape.as_list() == [3 if drop_remainder else None, 1]
+
+
+def test_default_drops_the_remainder():
+    assert [len(batch) for batch in epoch(numbers())] == [3, 3, 3]
+
+
+@pytest.mark.parametrize("batch", [1, N])
+def test_smallest_and_largest_batch(batch):
+    assert sorted(flat(epoch(numbers(batch)))) == list(range(N))
+
+
+def test_labels_stay_with_their_images():
+    for images, labels in numbers().as_numpy_iterator():
+        assert (labels == 10 * images[:, 0]).all()
+
+
+def test_order_is_seeded_and_the_same_every_epoch():
+    dataset = numbers(10)
+    first = epoch(dataset)
+    assert flat(first) != list(range(N))
+    assert first == epoch(dataset) == epoch(numbers(10)) == epoch(numbers(5, seed=0).unbatch().batch(10))
+    assert first != epoch(numbers(10, seed=1))
+
+
+def test_order_depends_on_the_seed_alone():
+    orders = []
+    for global_seed in 1, 2:
+        keras.utils.set_random_seed(global_seed)
+        orders.append(epoch(numbers(10)))
+    assert orders[0] == orders[1]
+
+
+def test_shuffle_mixes_all_the_examples():
+    order = flat(epoch(numbers(1000, count=1000)))
+    assert abs(np.corrcoef(order, range(1000))[0, 1]) < 0.1
+
+
+def test_reshuffle_draws_a_new_order_each_epoch():
+    dataset = numbers(1000, count=1000, reshuffle=True)
+    epochs = [flat(epoch(dataset)) for _ in range(3)]
+    assert np.abs(np.corrcoef([*epochs, range(1000)])[np.triu_indices(4, 1)]).max() < 0.15
+    again = numbers(1000, count=1000, reshuffle=True)
+    assert epochs == [flat(epoch(again)) for _ in range(3)]
+
+
+def test_no_shuffle():
+    assert epoch(numbers(5, shuffle=False)) == [[0, 1, 2, 3, 4], [5, 6, 7, 8, 9]]
+
+
+@pytest.mark.parametrize(
+    "options, expected",
+    [
+        ({}, ["cache", "batch", "prefetch"]),
+        ({"cache": False}, ["batch", "prefetch"]),
+        ({"prefetch": False}, ["cache", "batch"]),
+        ({"reshuffle": True}, ["cache", "shuffle", "batch", "prefetch"]),
+        ({"reshuffle": True, "shuffle": False}, ["cache", "batch", "prefetch"]),
+    ],
+)
+def test_stages_in_the_order_that_counts(options, expected):
+    dataset, stages = numbers(**options), []
+    while dataset._inputs():
+        stages.insert(0, type(dataset).__name__.strip("_").removesuffix("Dataset").lower())
+        (dataset,) = dataset._inputs()
+    assert stages == expected
+
+
+@pytest.mark.parametrize("batch", [0, -1, N + 1, 2.0, True, "3", None])
+def test_wrong_batch(batch):
+    with pytest.raises(ValueError, match=f"^global_batch_size={batch!r}: .*between 1 and the {N} examples"):
+        numbers(batch)
+
+
+def test_wrong_lengths():
+    with pytest.raises(ValueError, match=r"^labels: 3 labels for 4 images"):
+        data.make_dataset(np.zeros((4, 1)), np.zeros(3), 2)

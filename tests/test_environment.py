@@ -1,0 +1,217 @@
+"""What hardware is here, and N logical devices of it; with fake GPUs, since the tests run anywhere."""
+
+import importlib.metadata
+import os
+import platform
+import sys
+import types
+
+import pytest
+import tensorflow as tf
+
+from course_utils import environment
+
+SIMULATED = "simulated devices prove correctness, never speed"
+FACTS = ["Python", "TensorFlow", "Keras", "system", "CPU cores", "memory", "disk", "GPUs", "TPUs"]
+
+
+@pytest.fixture
+def hardware(monkeypatch):
+    """Give TensorFlow fake GPUs and TPUs; returns how they are split, and whether they are initialised."""
+
+    def fake(gpus, tpus=0):
+        machine = types.SimpleNamespace(splits={}, initialised=False)
+        count = {"GPU": gpus, "TPU": tpus, "CPU": 1}
+
+        def listed(kind):
+            names = [f"/physical_device:{kind}:{i}" for i in range(count[kind])]
+            return [tf.config.PhysicalDevice(name, kind) for name in names]
+
+        def splits(device):
+            return machine.splits.get(device.name)
+
+        def split(device, configurations):
+            if device.device_type == "GPU" and any(each.memory_limit is None for each in configurations):
+                raise ValueError("Setting memory limit is required for GPU virtual devices")
+            if machine.initialised:
+                raise RuntimeError("Virtual devices cannot be modified after being initialized")
+            machine.splits[device.name] = configurations
+
+        monkeypatch.setattr(tf.config, "list_physical_devices", listed)
+        monkeypatch.setattr(tf.config, "set_logical_device_configuration", split)
+        monkeypatch.setattr(tf.config, "get_logical_device_configuration", splits)
+        return machine
+
+    return fake
+
+
+def slices(count):
+    return [tf.config.LogicalDeviceConfiguration(memory_limit=environment.GPU_SLICE_MIB)] * count
+
+
+# logical_devices
+
+
+def test_same_count_again(devices, capsys):
+    tf.config.list_logical_devices()
+    assert environment.logical_devices(4, kind="cpu") == devices == ["CPU:0", "CPU:1", "CPU:2", "CPU:3"]
+    assert capsys.readouterr().out == f"4 logical CPUs on one physical CPU: {SIMULATED}\n"
+
+
+def test_the_devices_are_there(devices):
+    assert [device.name[-5:] for device in tf.config.list_logical_devices("CPU")] == devices
+
+
+@pytest.mark.parametrize("count", [1, 3, 5])
+def test_other_count_after_initialisation(count):
+    tf.config.list_logical_devices()
+    with pytest.raises(RuntimeError, match=f"^{count} logical CPU .* runs with 4 .*restart the kernel"):
+        environment.logical_devices(count, kind="cpu")
+
+
+def test_other_count_than_the_untouched_one(hardware):
+    hardware(gpus=0).initialised = True
+    assert environment.logical_devices(1) == ["CPU:0"]
+    with pytest.raises(RuntimeError, match=r"already runs with 1 .*restart the kernel"):
+        environment.logical_devices(2)
+
+
+def test_other_count_before_initialisation_and_facts_do_not_initialise(python):
+    answer = python(
+        "from course_utils.environment import facts, logical_devices\n"
+        "facts(); logical_devices(1, 'cpu'); logical_devices(3, 'cpu')\n"
+        "import tensorflow as tf; print(len(tf.config.list_logical_devices('CPU')))"
+    )
+    assert answer.stdout.splitlines() == [
+        "1 logical CPU",
+        f"3 logical CPUs on one physical CPU: {SIMULATED}",
+        "3",
+    ], answer.stderr
+
+
+@pytest.mark.parametrize("count", [0, -1, 2.5, True, "2", None])
+def test_wrong_count(count):
+    with pytest.raises(ValueError, match=f"^count={count!r}: .*1 or more"):
+        environment.logical_devices(count)
+
+
+@pytest.mark.parametrize("kind", ["tpu", "CPU", None])
+def test_wrong_kind(kind):
+    with pytest.raises(ValueError, match=f"^kind={kind!r}: must be 'auto', 'cpu' or 'gpu'"):
+        environment.logical_devices(1, kind)
+
+
+def test_gpu_without_gpu(hardware):
+    hardware(gpus=0)
+    with pytest.raises(RuntimeError, match="sees none here; use kind='auto'"):
+        environment.logical_devices(1, kind="gpu")
+
+
+@pytest.mark.parametrize("kind", ["auto", "gpu"])
+@pytest.mark.parametrize(
+    "gpus, count, line, split",
+    [
+        (1, 1, "1 physical GPU", None),
+        (4, 4, "4 physical GPUs", None),
+        (8, 2, "2 physical GPUs", None),
+        (1, 4, f"4 logical GPUs, slices of one physical GPU: {SIMULATED}", 4),
+        (2, 3, f"3 logical GPUs, slices of one physical GPU: {SIMULATED}", 3),
+    ],
+)
+def test_gpus(hardware, capsys, kind, gpus, count, line, split):
+    machine = hardware(gpus)
+    assert environment.logical_devices(count, kind) == [f"GPU:{i}" for i in range(count)]
+    assert capsys.readouterr().out == line + "\n"
+    assert machine.splits == ({"/physical_device:GPU:0": slices(split)} if split else {})
+
+
+def test_cpus_although_there_are_gpus(hardware, capsys):
+    machine = hardware(gpus=2)
+    assert environment.logical_devices(2, kind="cpu") == ["CPU:0", "CPU:1"]
+    assert machine.splits == {"/physical_device:CPU:0": [tf.config.LogicalDeviceConfiguration()] * 2}
+    assert capsys.readouterr().out == f"2 logical CPUs on one physical CPU: {SIMULATED}\n"
+
+
+def test_one_cpu_is_not_called_simulated(hardware, capsys):
+    hardware(gpus=0)
+    assert environment.logical_devices(1) == ["CPU:0"]
+    assert capsys.readouterr().out == "1 logical CPU\n"
+
+
+def test_split_gpu_again(hardware):
+    machine = hardware(gpus=1)
+    first = environment.logical_devices(4)
+    machine.initialised = True
+    assert environment.logical_devices(4) == first
+    with pytest.raises(RuntimeError, match=r"^2 logical GPU .*runs with 4 .*restart the kernel"):
+        environment.logical_devices(2)
+
+
+@pytest.mark.parametrize("gpus", [1, 2])
+def test_whole_gpus_after_slices(hardware, gpus):
+    machine = hardware(gpus)
+    environment.logical_devices(4)
+    environment.logical_devices(gpus)
+    assert not machine.splits["/physical_device:GPU:0"]
+
+
+@pytest.mark.parametrize("gpus", [1, 2])
+def test_slices_are_not_called_physical(hardware, gpus):
+    machine = hardware(gpus)
+    environment.logical_devices(4)
+    machine.initialised = True
+    with pytest.raises(RuntimeError, match="restart the kernel"):
+        environment.logical_devices(gpus)
+
+
+# facts and report
+
+
+def test_facts():
+    facts = environment.facts()
+    assert list(facts) == FACTS
+    assert all(isinstance(value, str) and value for value in facts.values())
+    assert facts["Python"] == platform.python_version()
+    assert facts["TensorFlow"] == tf.__version__
+    assert facts["CPU cores"] == str(os.cpu_count())
+    assert facts["memory"].count("GiB") == 2
+    assert "Colab" not in facts["system"]
+
+
+def test_report_is_a_table_of_the_facts(monkeypatch):
+    monkeypatch.setattr(environment, "facts", lambda: {"a": "1", "longer": "2 3"})
+    assert environment.report() == "a       1\nlonger  2 3"
+
+
+def test_accelerators(hardware, monkeypatch):
+    hardware(gpus=2, tpus=8)
+    details = {"/physical_device:GPU:0": {"device_name": "NVIDIA H200"}, "/physical_device:GPU:1": {}}
+    monkeypatch.setattr(tf.config.experimental, "get_device_details", lambda gpu: details[gpu.name])
+    facts = environment.facts()
+    assert (facts["GPUs"], facts["TPUs"]) == ("NVIDIA H200, /physical_device:GPU:1", "8")
+
+
+def test_no_accelerator(hardware):
+    hardware(gpus=0)
+    facts = environment.facts()
+    assert (facts["GPUs"], facts["TPUs"]) == ("none", "none")
+
+
+def test_facts_without_tensorflow(monkeypatch):
+    def version(package):
+        raise importlib.metadata.PackageNotFoundError(package)
+
+    monkeypatch.setitem(sys.modules, "tensorflow", None)
+    monkeypatch.setattr(importlib.metadata, "version", version)
+    facts = environment.facts()
+    assert list(facts) == [*FACTS, "remedy"]
+    assert (facts["TensorFlow"], facts["Keras"]) == ("not installed", "not installed")
+    assert (facts["GPUs"], facts["TPUs"]) == ("unknown", "unknown")
+    assert "TensorFlow cannot be imported" in facts["remedy"]
+
+
+def test_colab(monkeypatch):
+    assert not environment.on_colab()
+    monkeypatch.setitem(sys.modules, "google.colab", types.ModuleType("google.colab"))
+    assert environment.on_colab()
+    assert environment.facts()["system"].endswith(", Google Colab")
