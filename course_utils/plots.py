@@ -536,7 +536,9 @@ def ring(story, title, note=""):
             _box(axes, left, low - 0.03, width - 0.12, 0.36)
             for c, value in enumerate(row):
                 colour = shade(sum(digit != "0" for digit in str(value)))
-                _box(axes, left + 0.06 + c * chunk + 0.015, low + 0.02, chunk - 0.03, 0.26, colour, str(value), size=8)
+                _box(
+                    axes, left + 0.06 + c * chunk + 0.015, low + 0.02, chunk - 0.03, 0.26, colour, str(value), size=8.3
+                )
             if chosen is None:
                 continue
             x = left + 0.06 + (chosen[d] + 0.5) * chunk

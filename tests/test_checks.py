@@ -1,6 +1,7 @@
 """Proofs, which stop the notebook when they fail, and exercise checks, which never do."""
 
 import functools
+import math
 import re
 
 import keras
@@ -163,6 +164,19 @@ def fresh(path, device):
         return build_model(4)
 
 
+def by_variable(average):
+    """An answer that calls `average(parts, sizes)` for each variable, with its gradient on each replica."""
+    return lambda replicas, sizes: [average([np.asarray(part) for part in parts], sizes) for parts in zip(*replicas)]
+
+
+def weighted(parts, sizes):
+    return sum(size * part for size, part in zip(sizes, parts))
+
+
+def halves(x, W):
+    return x[:, :3] @ W[:3], x[:, 3:] @ W[3:]
+
+
 TODO = "Replace the `...`."
 RAISED = "Your code raised RuntimeError: Broken. In two sentences."
 WRONG = {
@@ -214,6 +228,43 @@ WRONG = {
         ),
         (boom, RAISED),
     ],
+    "gradient_average": [
+        (lambda replicas, sizes: ..., TODO),
+        (lambda replicas, sizes: 5.0, "It must return a list"),
+        (by_variable(lambda parts, sizes: np.mean(parts)), "Each average must have its variable's shape"),
+        (by_variable(lambda parts, sizes: sum(parts)), "yours give 12: you added up, and never averaged"),
+        (by_variable(lambda parts, sizes: sum(parts) / 4), "yours give 3: you divided twice"),
+        (by_variable(lambda parts, sizes: weighted(parts, sizes)), "yours give 24: divide by the sum of the sizes"),
+        (by_variable(lambda parts, sizes: sum(parts) / 2), "the average is 5; yours is 6: use the sizes"),
+        (boom, RAISED),
+    ],
+    "ring_order": [
+        (lambda device, step, n: ..., TODO),
+        (lambda device, step, n: device / n, "A chunk's number must be a whole number"),
+        (lambda device, step, n: device - step, "device 0 sends chunk -1"),
+        (lambda device, step, n: step, "two devices send the same chunk"),
+        (lambda device, step, n: device, "which would add device 0's part a second time"),
+        (lambda device, step, n: (device + step) % n, "After 3 steps each device must hold one complete chunk"),
+        (lambda device, step, n: (device - step) % 4, "two devices send the same chunk"),
+        (boom, RAISED),
+    ],
+    "micro_batches": [
+        (lambda stages, idle: ..., TODO),
+        (lambda stages, idle: 27.5, "must be a whole number, not 27.5"),
+        (lambda stages, idle: 0, "at least one micro-batch is needed"),
+        (lambda stages, idle: 8, "With 4 stages and 8 micro-batches each still waits 27% of the time"),
+        (lambda stages, idle: 28, "28 are enough for 4 stages and 10%, but so are fewer"),
+        (lambda stages, idle: math.ceil((stages - 1) / idle), "30 are enough for 4 stages and 10%, but so are fewer"),
+        (boom, RAISED),
+    ],
+    "row_split": [
+        (lambda x, W: ..., TODO),
+        (lambda x, W: tf.concat(halves(x, W), axis=1), "so the result must be (2, 4); yours is (2, 8)."),
+        (lambda x, W: halves(x, W)[0], "the other half of every sum is missing"),
+        (lambda x, W: sum(halves(x, W)) / 2, "partial sums are added, not averaged"),
+        (lambda x, W: x[:, 3:] @ W[:3] + x[:, :3] @ W[3:], "each half of x's columns belongs to its half of W's rows"),
+        (boom, RAISED),
+    ],
 }  # fmt: skip
 RIGHT = {
     "counter_on": [counter, lambda device: counter(device, 0)],
@@ -227,6 +278,10 @@ RIGHT = {
         lambda *batch: sparse_loss("sum")(*batch) / 8,
     ],
     "moved": [load_on],
+    "gradient_average": [by_variable(lambda parts, sizes: weighted(parts, sizes) / sum(sizes))],
+    "ring_order": [lambda device, step, n: (device - step) % n, lambda device, step, n: (device - step + 2) % n],
+    "micro_batches": [lambda stages, idle: max(1, math.ceil((stages - 1) * (1 - idle) / idle - 1e-9))],
+    "row_split": [lambda x, W: sum(halves(x, W)), lambda x, W: x @ W],
 }
 
 
@@ -273,7 +328,7 @@ def test_untouched_answer(verdict, exercise, answer):
 
 
 def test_exercises_are_numbered(verdict):
-    assert [int(verdict(exercise, None)[9]) for exercise in WRONG] == [1, 2, 3, 4]
+    assert [int(verdict(exercise, None)[9]) for exercise in WRONG] == [1, 2, 3, 4] * 2
 
 
 def test_moved_leaves_no_file_behind(verdict, tmp_path, monkeypatch):

@@ -13,6 +13,7 @@ from matplotlib.patches import FancyBboxPatch
 from matplotlib.text import Text
 
 from course_utils import plots
+from course_utils.planner import Memory
 from course_utils.plots import COLOURS, INK, MUTED
 
 IMAGES, LABELS = np.linspace(0, 1, 16 * 784, dtype="float32").reshape(16, 28, 28, 1), np.arange(16) % 10
@@ -151,6 +152,86 @@ CASES = {
         lambda title: plots.resumed(RUNS, 24, title),
         "With its optimizer, the training never knew it was stopped",
         [*RUNS, "stopped, saved, loaded", "step", "loss (nats)"],
+    ),
+}
+MEMORY = {
+    "one device": Memory(2775848, 2775848, 5551696, 16684032),
+    "data parallel": Memory(2775848, 2775848, 5551696, 4171008),
+}
+COUNTS = [2**k for k in range(11)]
+GROWING = {"the course's model": COUNTS, "ResNet-50's size": [n**0.5 for n in COUNTS]}
+SHARES = {name: [i / 10 for i in range(11)] for name in GROWING}
+LAWS = {f"{share} undivided": [n**power for n in COUNTS] for share, power in (("1%", 0.9), ("5%", 0.7), ("20%", 0.4))}
+STORY = [
+    ("add, step 0", [[10**d * (c + 1) for c in range(4)] for d in range(4)], [0, 1, 2, 3]),
+    *((f"keep, step {i}", [[1111, 2222, 3333, 4444]] * 4, [1, 2, 3, 0]) for i in range(5)),
+    ("the sum, on all", [[1111, 2222, 3333, 4444]] * 4, None),
+]
+CASES |= {
+    "memory": (
+        lambda title: plots.memory(MEMORY, title),
+        "Only splitting the model makes its weights smaller on a device",
+        [*MEMORY, "26.5", "14.6", "activations", "optimizer", "MiB on the fullest device"],
+    ),
+    "scaling": (
+        lambda title: plots.scaling(COUNTS, GROWING, SHARES, title),
+        "On paper: the larger the work per byte, the further it scales",
+        [*GROWING, "ideal", "1,024", "half of the step", "devices"],
+    ),
+    "laws": (
+        lambda title: plots.laws(COUNTS, LAWS, LAWS, title),
+        "A fixed job saturates; a job that grows with the devices does not",
+        [*LAWS, "the same job (Amdahl)", "a growing job (Gustafson)", "speed-up"],
+    ),
+    "decision": (
+        lambda title: plots.decision(title),
+        "First what fits, then what is slow",
+        ["Does it fit on\none device?", "data parallel\n(02, 03, 04)", "yes", "no"],
+    ),
+    "data parallel step": (
+        lambda title: plots.data_parallel_step(devices(4), [32] * 4, 2775848, title),
+        "Four replicas: only the gradients leave their device",
+        [*devices(4), "shard:\n32 examples"],
+    ),
+    "gradient errors": (
+        lambda title: plots.gradient_errors({"right": {"a/kernel": 1e-7}, "naive": {"a/kernel": 0.31}}, title),
+        "Averaging unequal shards naively: wrong by up to 31%",
+        ["right", "naive", "a/kernel", "31 %"],
+    ),
+    "ring": (
+        lambda title: plots.ring(STORY, title, "Each arrow is one\nchunk: 4 bytes."),
+        "The ring: in each step every device sends one chunk to the next",
+        ["add, step 0", "the sum, on all", "sum of 4", "1111", "4000"],
+    ),
+    "wire": (
+        lambda title: plots.wire([2, 8, 1024], {name: [2**21, 2**22, 2**30] for name in "abcd"}, title),
+        "On a ring, a device sends no more for 1,024 devices than for ten",
+        [*"abcd", "devices", "MiB sent by one device"],
+    ),
+    "staleness": (
+        lambda title: plots.staleness({"the fast": [2, 2, 3], "the straggler": [11, 12, 12]}, title),
+        "The slower the replica, the older its gradients",
+        ["the fast", "the straggler", "% of its gradients"],
+    ),
+    "two clocks": (
+        lambda title: plots.two_clocks({"synchronous": ([1, 2], [80, 160], [2, 1.9])}, title),
+        "One straggler, a small rate: asynchronous learns more in the same time",
+        ["synchronous", "updates", "loss (nats)"],
+    ),
+    "delayed": (
+        lambda title: plots.delayed({f"{n} updates old": [2, 1, n + 0.5] for n in (0, 4, 16)}, title),
+        "At a rate that suits fresh gradients, old ones do harm",
+        ["0 updates old", "16 updates old", "updates"],
+    ),
+    "bubble": (
+        lambda title: plots.bubble({1: 0.75, 16: 0.16}, {1: 0.76, 16: 0.17}, title),
+        "More micro-batches, a smaller bubble (four stages)",
+        ["measured", "(p − 1)/(m + p − 1)", "micro-batches m", "16"],
+    ),
+    "split layer": (
+        lambda title: plots.split_layer(title),
+        "Columns need an all-gather, rows an all-reduce",
+        ["by columns", "by rows", "all-gather: side by side", "all-reduce: added up"],
     ),
 }
 for stop in 8, 55:
