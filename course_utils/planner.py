@@ -9,6 +9,7 @@ import itertools
 import math
 import numbers
 import operator
+import textwrap
 from dataclasses import dataclass
 
 STRATEGIES = ("one device", "data parallel", "layers split", "tensor split")
@@ -91,7 +92,8 @@ class Recommendation:
         needed = self.devices_needed
         how_many = f"{needed:,} devices at least" if needed else "whatever the number of devices"
         answer = "One device is enough" if needed == 1 else f"{self.strategy.capitalize()}: {how_many}"
-        return "\n- ".join([f"{answer}.", *self.reasons])
+        lines = [textwrap.fill(each, 90, initial_indent="- ", subsequent_indent="  ") for each in self.reasons]
+        return "\n".join([f"{answer}.", *lines])
 
 
 def layer_costs(model):
@@ -330,7 +332,9 @@ def recommend(layers, device_memory_bytes, devices, global_batch_size, optimizer
 
 def _mib(size):
     """A size in bytes as text: in MiB (2**20 bytes), or in bytes where MiB would read 0.00."""
-    return f"{size / 2**20:,.2f} MiB" if size >= 2**20 / 100 else f"{size:,} byte{'s' * (size != 1)}"
+    if size < 2**20 / 100:
+        return f"{size:,} byte{'s' * (size != 1)}"
+    return f"{size / 2**20:,.{2 if size < 1000 * 2**20 else 0}f} MiB"
 
 
 def _share(elements, parts, index):
