@@ -214,7 +214,7 @@ CASES |= {
         ["the fast", "the straggler", "% of its gradients"],
     ),
     "two clocks": (
-        lambda title: plots.two_clocks({"synchronous": ([1, 2], [80, 160], [2, 1.9])}, title),
+        lambda title: plots.two_clocks({"synchronous": ([1, 25, 300], [80, 900, 2000], [2, 1.9, 1])}, title),
         "One straggler, a small rate: asynchronous learns more in the same time",
         ["synchronous", "updates", "loss (nats)"],
     ),
