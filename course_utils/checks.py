@@ -38,8 +38,9 @@ def holds(condition, what):
 def raises(error, sentences=1):
     """Run the block, which must raise `error`, and print the error as Python would: its name, and its first sentences.
 
-    Jupyter's tag for cells that raise is unknown to Colab, where «Run all» would stop at the first of them; so an
-    error that the reader is meant to see is raised inside this. Raises AssertionError when the block raises nothing;
+    Used instead of Jupyter's tag `raises-exception`, which we have not been able to try on Colab: where a front end
+    ignores the tag, «Run all» stops at the first such cell; and no front end notices when the error stops coming.
+    Raises AssertionError when the block raises nothing;
     another error passes through.
     """
     try:
