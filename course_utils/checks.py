@@ -40,8 +40,7 @@ def raises(error, sentences=1):
 
     Used instead of Jupyter's tag `raises-exception`, which we have not been able to try on Colab: where a front end
     ignores the tag, «Run all» stops at the first such cell; and no front end notices when the error stops coming.
-    Raises AssertionError when the block raises nothing;
-    another error passes through.
+    Raises AssertionError when the block raises nothing; another error passes through.
     """
     try:
         yield
