@@ -11,7 +11,7 @@ def same(a, b, tolerance, what):
     """Print that `a` and `b` are equal to a tolerance, or raise AssertionError with the difference found.
 
     a, b: arrays (or numbers), or equally long lists of arrays of equal shapes, such as two `model.get_weights()`.
-    tolerance: the largest absolute difference of two elements; 0 asks for the same bits.
+    tolerance: the largest absolute difference of two elements; 0 asks for equal numbers.
     what: the claim, such as "weights on 4 replicas = weights on one device".
     """
     import numpy as np
@@ -66,9 +66,9 @@ def _exercise(title):
 
     def wrap(find_fault):
         @functools.wraps(find_fault)
-        def check(*answer):
+        def check(*answer, **named):
             try:
-                fault = find_fault(*answer)
+                fault = find_fault(*answer, **named)
             except Exception as problem:
                 fault = f"Your code raised {type(problem).__name__}: {_opening(problem, 2)}"
             print(f"{title}: ✓ right" if not fault else f"{title}: not solved yet. {fault}")
@@ -132,7 +132,10 @@ def batch_loss(function, global_batch_size):
     if abs(half - whole) < 1e-6:
         return "Half a batch gives the same loss as a whole one: you divide by what is there, not by the global batch."
     if not max(abs(whole - expected), abs(half - expected / 2)) <= 1e-5:
-        return f"For ten equal logits the loss of a whole batch must be ln 10 = 2.303; yours is {whole:.3f}."
+        return (
+            f"For ten equal logits the loss of a whole batch must be ln 10 = 2.303; yours is {whole:.3f}. "
+            f"That of half a batch must be half of it; yours is {half:.3f}."
+        )
     return ""
 
 
@@ -151,7 +154,8 @@ def moved(load, original, device):
         return _missing(model)
     if not hasattr(model, "get_weights"):
         return f"{type(model).__name__} is not a model."
-    if any(not np.array_equal(a, b) for a, b in zip(model.get_weights(), original.get_weights())):
+    found, saved = model.get_weights(), original.get_weights()
+    if len(found) != len(saved) or any(not np.array_equal(a, b) for a, b in zip(found, saved)):
         return "The weights are not the saved ones."
     places = {weight.value.device[-5:] for weight in model.trainable_variables}
     if places != {device}:

@@ -106,6 +106,7 @@ def make_dataset(
     import numpy as np
     import tensorflow as tf
 
+    images, labels = np.asarray(images), np.asarray(labels)
     count = len(images)
     if len(labels) != count:
         raise ValueError(f"labels: {len(labels)} labels for {count} images; there must be one for each")

@@ -88,8 +88,9 @@ def facts():
     }
     try:
         import tensorflow as tf
-    except ImportError as problem:
-        return found | {"GPUs": "unknown", "TPUs": "unknown", "remedy": f"TensorFlow cannot be imported ({problem})"}
+    except Exception as problem:  # a broken installation raises all sorts of errors
+        remedy = f"install requirements.txt again: TensorFlow cannot be imported ({problem})"
+        return found | {"GPUs": "unknown", "TPUs": "unknown", "remedy": remedy}
     gpus = tf.config.list_physical_devices("GPU")
     names = [tf.config.experimental.get_device_details(gpu).get("device_name", gpu.name) for gpu in gpus]
     tpus = tf.config.list_physical_devices("TPU")

@@ -221,6 +221,7 @@ WRONG = {
         (lambda path, device: None, TODO),
         (lambda path, device: path, "str is not a model."),
         (fresh, "The weights are not the saved ones."),
+        (lambda path, device: keras.Sequential(load_on(path, device).layers[:1]), "not the saved ones."),
         (lambda path, device: load_on(path, "CPU:0"), "The weights live on CPU:0 instead of CPU:2"),
         (lambda path, device: keras.models.load_model(path), "The weights live on CPU:0 instead of CPU:2"),
         (
