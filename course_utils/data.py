@@ -1,8 +1,10 @@
 """The digits: as arrays, and as a tf.data pipeline."""
 
 import contextlib
-import os
+import errno
 import socket
+
+from course_utils.arguments import one_of, whole_number
 
 TRAIN_EXAMPLES = 1536
 """Of the 1,797 small digits: 12 batches of 128, so that no power of two up to 512 leaves a remainder."""
@@ -18,11 +20,7 @@ def load_digits(name="digits"):
     Images are float32 of shape (N, 28, 28, 1) in [0, 1], labels int64 of shape (N,) in 0..9.
     Raises ValueError for another name, and RuntimeError, with the remedy, when MNIST is neither cached nor to be had.
     """
-    if name == "digits":
-        return _small_digits()
-    if name == "mnist":
-        return _mnist()
-    raise ValueError(f"name={name!r}: must be 'digits' or 'mnist'")
+    return _mnist() if one_of("name", name, ("digits", "mnist")) == "mnist" else _small_digits()
 
 
 def _small_digits():
@@ -43,21 +41,18 @@ def _small_digits():
 
 
 def _mnist():
-    import pathlib
-
     import keras
 
     try:
         with _deadline(seconds=30):
             train, test = keras.datasets.mnist.load_data()
     except Exception as problem:  # Keras raises a bare Exception when a download fails, and removes what it had begun
-        if isinstance(problem, ValueError):  # a download that ended early, with a wrong hash: this one Keras keeps
-            home = pathlib.Path(os.environ.get("KERAS_HOME", "~/.keras")).expanduser()
-            (home / "datasets" / "mnist.npz").unlink(missing_ok=True)
         reason = (str(problem) or type(problem).__name__).splitlines()[0]
+        disk = isinstance(problem, OSError) and problem.errno == errno.ENOSPC
+        way = "free some space on the disk" if disk else "connect to the network"
         raise RuntimeError(
-            "MNIST is not in Keras' cache and could not be downloaded: connect to the network and run this again, or "
-            f'set DATASET = "digits", which needs none ({reason[:200]})'
+            f"MNIST is not in Keras' cache and could not be downloaded: {way} and run this again, or "
+            f'set DATASET = "digits", which needs none of this ({reason[:200]})'
         ) from None
     return tuple(
         ((images / 255).astype("float32")[..., None], labels.astype("int64")) for images, labels in (train, test)
@@ -110,14 +105,7 @@ def make_dataset(
     count = len(images)
     if len(labels) != count:
         raise ValueError(f"labels: {len(labels)} labels for {count} images; there must be one for each")
-    if (
-        not isinstance(global_batch_size, int)
-        or isinstance(global_batch_size, bool)
-        or not 1 <= global_batch_size <= count
-    ):
-        raise ValueError(
-            f"global_batch_size={global_batch_size!r}: must be a whole number between 1 and the {count} examples"
-        )
+    global_batch_size = whole_number("global_batch_size", global_batch_size, 1, count, "the number of examples")
     if shuffle:
         order = np.random.RandomState(seed).permutation(count)
         images, labels = images[order], labels[order]

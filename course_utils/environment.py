@@ -6,6 +6,8 @@ import os
 import sys
 import warnings
 
+from course_utils.arguments import one_of, whole_number
+
 GPU_SLICE_MIB = 1024
 """Memory of one logical GPU. The course's model needs a tenth of it, and eight slices fit the smallest GPU on Colab."""
 
@@ -126,10 +128,7 @@ def logical_devices(count, kind="auto"):
     """
     import tensorflow as tf
 
-    if not isinstance(count, int) or isinstance(count, bool) or count < 1:
-        raise ValueError(f"count={count!r}: the number of devices must be a whole number, 1 or more")
-    if kind not in ("auto", "cpu", "gpu"):
-        raise ValueError(f"kind={kind!r}: must be 'auto', 'cpu' or 'gpu'")
+    count, kind = whole_number("count", count, 1), one_of("kind", kind, ("auto", "cpu", "gpu"))
     gpus = [] if kind == "cpu" else tf.config.list_physical_devices("GPU")
     if kind == "gpu" and not gpus:
         raise RuntimeError(

@@ -1,5 +1,7 @@
 """The one model that every notebook trains."""
 
+from course_utils.arguments import whole_number
+
 
 def build_model(seed=0):
     """The source page's network for 28×28×1 images: Conv2D 32 → MaxPooling2D → Flatten → Dense 128 → Dense 10 (logits).
@@ -12,8 +14,7 @@ def build_model(seed=0):
     """
     import keras
 
-    if not isinstance(seed, int) or isinstance(seed, bool) or seed < 0:
-        raise ValueError(f"seed={seed!r}: must be a whole number, 0 or more")
+    seed = whole_number("seed", seed)
     first, second, third = (keras.initializers.GlorotUniform(seed=3 * seed + i) for i in range(3))
     return keras.Sequential(
         [

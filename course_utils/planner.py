@@ -7,28 +7,15 @@ A wrong argument gets a ValueError that names the argument, the value and what w
 import bisect
 import itertools
 import math
-import numbers
 import operator
 import textwrap
 from dataclasses import dataclass
 
+from course_utils.arguments import finite_number, one_of, whole_number
+
 STRATEGIES = ("one device", "data parallel", "layers split", "tensor split")
 ALGORITHMS = ("gather", "all-to-all", "ring")
 OPTIMIZER_SLOTS = {"sgd": 0, "momentum": 1, "adam": 2}  # values kept for each weight
-
-
-def _check(name, value, low=1, high=math.inf, whole=True, among=None):
-    """`value`, if it is one of `among`, or else a finite (whole) number from `low` to `high`."""
-    if among is not None:
-        if not isinstance(value, str) or value not in among:
-            raise ValueError(f"{name} must be one of {', '.join(map(repr, among))}, not {value!r}")
-        return value
-    kind = numbers.Integral if whole else numbers.Real
-    right_kind = isinstance(value, kind) and not isinstance(value, bool)
-    if not right_kind or not low <= value <= high or value == math.inf:
-        limits = f"of at least {low}" if high == math.inf else f"from {low} to {high}"
-        raise ValueError(f"{name} must be a {'whole' if whole else 'finite'} number {limits}, not {value!r}")
-    return int(value) if whole else float(value)
 
 
 @dataclass(frozen=True)
@@ -42,7 +29,7 @@ class LayerCost:
 
     def __post_init__(self):
         for field in ("parameters", "outputs", "flops"):
-            value = _check(f"{field} of layer {self.name!r}", getattr(self, field), low=0)
+            value = whole_number(f"{field} of layer {self.name!r}", getattr(self, field))
             object.__setattr__(self, field, value)  # NumPy integers become Python's, which never overflow
 
 
@@ -105,7 +92,7 @@ def layer_costs(model):
     Raises ValueError if the model is not a built, plain stack of layers with fixed output shapes.
     """
     if not getattr(model, "built", False) or not getattr(model, "layers", None):
-        raise ValueError(f"model must be a built Keras model (give it an Input first), not {model!r}")
+        raise ValueError(f"model={model!r}: must be a built Keras model (give it an Input first)")
     costs = []
     for layer in model.layers:
         kind = type(layer).__name__
@@ -117,7 +104,7 @@ def layer_costs(model):
             shape = (None,)
         if None in shape or hasattr(layer, "layers"):
             raise ValueError(
-                "model must be a plain stack of layers with fixed output shapes, which layer "
+                f"model={model.name!r}: must be a plain stack of layers with fixed output shapes, which layer "
                 f"{layer.name!r} does not fit: write its LayerCost by hand"
             )
         outputs, flops = math.prod(shape), 0
@@ -153,7 +140,7 @@ def memory(layers, strategy, devices, global_batch_size, optimizer="adam", bytes
     more devices than layers or cuts that are not devices - 1 growing layer indices (layers split).
     """
     devices, batch, bytes_per_value, edges = _plan(layers, strategy, devices, global_batch_size, bytes_per_value, cuts)
-    slots = OPTIMIZER_SLOTS[_check("optimizer", optimizer, among=OPTIMIZER_SLOTS)]
+    slots = OPTIMIZER_SLOTS[one_of("optimizer", optimizer, OPTIMIZER_SLOTS)]
     return [
         _on_device(device, layers, strategy, devices, batch, slots, bytes_per_value, edges) for device in range(devices)
     ]
@@ -173,9 +160,9 @@ def all_reduce_bytes(elements, devices, algorithm="ring", bytes_per_value=4):
 
     Raises ValueError unless elements is a whole number from 0 up, devices and bytes_per_value from 1 up.
     """
-    elements, devices = _check("elements", elements, low=0), _check("devices", devices)
-    size = elements * _check("bytes_per_value", bytes_per_value)
-    if _check("algorithm", algorithm, among=ALGORITHMS) == "ring" and devices > 1:
+    elements, devices = whole_number("elements", elements), whole_number("devices", devices, 1)
+    size = elements * whole_number("bytes_per_value", bytes_per_value, 1)
+    if one_of("algorithm", algorithm, ALGORITHMS) == "ring" and devices > 1:
         chunks = [_share(elements, devices, d) * bytes_per_value for d in range(devices)]
         return [2 * size - chunks[(d + 1) % devices] - chunks[(d + 2) % devices] for d in range(devices)]
     sent = [(devices - 1) * size] * devices
@@ -195,7 +182,7 @@ def wire_bytes(layers, strategy, devices, global_batch_size, algorithm="ring", b
     Same arguments and errors as `memory`, and ValueError for an unknown `algorithm`.
     """
     devices, batch, bytes_per_value, edges = _plan(layers, strategy, devices, global_batch_size, bytes_per_value, cuts)
-    _check("algorithm", algorithm, among=ALGORITHMS)
+    one_of("algorithm", algorithm, ALGORITHMS)
     sent = [0] * devices
     sums, gathered, crossing = _traffic(layers, strategy, batch, edges)
     for device, elements in enumerate(crossing):
@@ -223,12 +210,12 @@ def step_time(
     Same arguments and errors as `memory`; ValueError too for rates below 1 or if no layer has FLOPs.
     """
     devices, batch, bytes_per_value, edges = _plan(layers, strategy, devices, global_batch_size, bytes_per_value, cuts)
-    _check("flops_per_second", flops_per_second, whole=False)
-    _check("bandwidth", bandwidth, whole=False)
-    _check("latency", latency, low=0, whole=False)
+    finite_number("flops_per_second", flops_per_second, 1)
+    finite_number("bandwidth", bandwidth, 1)
+    finite_number("latency", latency)
     compute = 3 * sum(layer.flops for layer in layers) * batch / flops_per_second
     if compute == 0:
-        raise ValueError(f"layers must have FLOPs, but all {len(layers)} have flops=0: give one some")
+        raise ValueError(f"layers: all {len(layers)} have flops=0: give at least one some")
     sums, gathered, crossing = _traffic(layers, strategy, batch, edges)
     messages = (devices - 1) * (2 * len(sums) + (gathered > 0)) + 2 * len(crossing)
     values = (devices - 1) / devices * (2 * sum(sums) + gathered) + 2 * sum(crossing)
@@ -240,22 +227,22 @@ def step_time(
 def pipeline_idle_share(stages, micro_batches):
     """Share of its time, from 0 to 1, that each of p equal stages waits: (p - 1) / (m + p - 1) (Huang et al.,
     GPipe, 2019). Raises ValueError unless both are whole numbers from 1 up."""
-    stages, micro_batches = _check("stages", stages), _check("micro_batches", micro_batches)
+    stages, micro_batches = whole_number("stages", stages, 1), whole_number("micro_batches", micro_batches, 1)
     return (stages - 1) / (micro_batches + stages - 1)
 
 
 def amdahl(serial_share, devices):
     """Speed-up of a fixed problem: 1 / (s + (1 - s) / N) (Amdahl, 1967). serial_share: the share s, from 0 to
     1, of the time on ONE device that cannot be divided. Raises ValueError for another s or devices < 1."""
-    s = _check("serial_share", serial_share, low=0, high=1, whole=False)
-    return 1 / (s + (1 - s) / _check("devices", devices))
+    s = finite_number("serial_share", serial_share, 0, 1)
+    return 1 / (s + (1 - s) / whole_number("devices", devices, 1))
 
 
 def gustafson(serial_share, devices):
     """Speed-up of a problem that grows with the devices: N - s (N - 1) (Gustafson, 1988). serial_share: the
     share s, from 0 to 1, of the time on ALL N that is not divided. Raises ValueError as amdahl does."""
-    s = _check("serial_share", serial_share, low=0, high=1, whole=False)
-    return _check("devices", devices) - s * (devices - 1)
+    s = finite_number("serial_share", serial_share, 0, 1)
+    return whole_number("devices", devices, 1) - s * (devices - 1)
 
 
 def recommend(layers, device_memory_bytes, devices, global_batch_size, optimizer="adam", bytes_per_value=4):
@@ -269,8 +256,8 @@ def recommend(layers, device_memory_bytes, devices, global_batch_size, optimizer
     devices, batch, bytes_per_value, edges = _plan(
         layers, "one device", devices, global_batch_size, bytes_per_value, None
     )
-    room = int(_check("device_memory_bytes", device_memory_bytes, whole=False))
-    slots = OPTIMIZER_SLOTS[_check("optimizer", optimizer, among=OPTIMIZER_SLOTS)]
+    room = int(finite_number("device_memory_bytes", device_memory_bytes, 1))
+    slots = OPTIMIZER_SLOTS[one_of("optimizer", optimizer, OPTIMIZER_SLOTS)]
 
     def fullest(strategy, count):  # Memory of the device that needs most: the first, unless layers are split
         runs = _balanced(layers, count) if strategy == "layers split" else edges
@@ -346,23 +333,23 @@ def _plan(layers, strategy, devices, batch, bytes_per_value, cuts):
     """Check the arguments all share. Returns devices, batch and bytes_per_value as Python's integers, and the
     edges of the devices' runs of layers: [0, ..., len(layers)]."""
     if not isinstance(layers, (list, tuple)) or not layers or {type(x) for x in layers} != {LayerCost}:
-        raise ValueError(f"layers must be a non-empty list of LayerCost (see layer_costs), not {layers!r}")
-    _check("strategy", strategy, among=STRATEGIES)
-    devices, batch = _check("devices", devices), _check("global_batch_size", batch)
-    bytes_per_value = _check("bytes_per_value", bytes_per_value)
+        raise ValueError(f"layers={layers!r}: must be a non-empty list of LayerCost (see layer_costs)")
+    one_of("strategy", strategy, STRATEGIES)
+    devices, batch = whole_number("devices", devices, 1), whole_number("global_batch_size", batch, 1)
+    bytes_per_value = whole_number("bytes_per_value", bytes_per_value, 1)
     edges = [0, len(layers)]
     if strategy == "data parallel" and batch % devices:
         raise ValueError(
-            f"global_batch_size must be a multiple of devices ({devices}), not {batch}: "
+            f"global_batch_size={batch}: must be a multiple of devices ({devices}): "
             f"{-(-batch // devices) * devices} would do"
         )
     if strategy == "layers split":
         if devices > len(layers):
-            raise ValueError(f"devices must be at most {len(layers)}, the number of layers, not {devices}")
-        inner = [_check("each of cuts", cut) for cut in cuts] if isinstance(cuts, (list, tuple)) else [0]
+            raise ValueError(f"devices={devices}: must be at most {len(layers)}, the number of layers")
+        inner = [whole_number("each of cuts", cut, 1) for cut in cuts] if isinstance(cuts, (list, tuple)) else [0]
         edges = _balanced(layers, devices) if cuts is None else [0, *inner, len(layers)]
         if len(edges) != devices + 1 or any(a >= b for a, b in itertools.pairwise(edges)):
-            raise ValueError(f"cuts must be {devices - 1} growing indices below {len(layers)}, not {cuts!r}")
+            raise ValueError(f"cuts={cuts!r}: must be {devices - 1} growing indices below {len(layers)}")
     return devices, batch, bytes_per_value, edges
 
 

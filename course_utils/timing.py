@@ -5,6 +5,8 @@ import statistics
 import sys
 import time
 
+from course_utils.arguments import whole_number
+
 
 @dataclasses.dataclass(frozen=True)
 class Timing:
@@ -17,17 +19,11 @@ class Timing:
 
     def examples_per_second(self, examples):
         """Throughput when one call handles this many examples: `(median, low, high)` in examples/s."""
-        if examples <= 0:
-            raise ValueError(f"examples={examples!r}: must be more than 0")
+        examples = whole_number("examples", examples, 1)
         return tuple(1000 * examples / ms for ms in (self.median, self.high, self.low))
 
     def __str__(self):
         return f"{self.median:.2f} ms ({self.low:.2f} to {self.high:.2f}, {self.repeats} repeats)"
-
-
-def time_step(step, warmup=2, repeats=10):
-    """Time `step()`, a function without arguments, and return its `Timing`. See `compare`."""
-    return compare({"step": step}, warmup, repeats)["step"]
 
 
 def compare(steps, warmup=2, repeats=10):
@@ -40,10 +36,7 @@ def compare(steps, warmup=2, repeats=10):
     """
     if not steps:
         raise ValueError("steps={}: give at least one function to time")
-    if warmup < 0:
-        raise ValueError(f"warmup={warmup!r}: must be 0 or more")
-    if repeats < 2:
-        raise ValueError(f"repeats={repeats!r}: must be 2 or more, or there is no spread to show")
+    warmup, repeats = whole_number("warmup", warmup), whole_number("repeats", repeats, 2)
     for step in steps.values():
         for _ in range(warmup):
             step()

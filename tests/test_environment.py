@@ -91,13 +91,13 @@ def test_other_count_before_initialisation_and_facts_do_not_initialise(python):
 
 @pytest.mark.parametrize("count", [0, -1, 2.5, True, "2", None])
 def test_wrong_count(count):
-    with pytest.raises(ValueError, match=f"^count={count!r}: .*1 or more"):
+    with pytest.raises(ValueError, match=f"^count={count!r}: must be a whole number, 1 or more"):
         environment.logical_devices(count)
 
 
 @pytest.mark.parametrize("kind", ["tpu", "CPU", None])
 def test_wrong_kind(kind):
-    with pytest.raises(ValueError, match=f"^kind={kind!r}: must be 'auto', 'cpu' or 'gpu'"):
+    with pytest.raises(ValueError, match=f"^kind={kind!r}: must be 'auto', 'cpu' or 'gpu'$"):
         environment.logical_devices(1, kind)
 
 

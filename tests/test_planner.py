@@ -86,7 +86,7 @@ def test_layer_costs_refuses(kind):
         "any width": lambda: stack(keras.Input((None, 3)), keras.layers.Dense(2)),
         "nested": lambda: stack(keras.Input((3,)), stack(keras.Input((3,)), keras.layers.Dense(2))),
     }[kind]()
-    with pytest.raises(ValueError, match="model must be"):
+    with pytest.raises(ValueError, match=r"^model=.*: must be"):
         planner.layer_costs(bad)
 
 
@@ -500,13 +500,13 @@ def test_nonsense_is_refused(function, name, value):
 @pytest.mark.parametrize(
     "changes, message",
     [
-        (dict(global_batch_size=65), "global_batch_size must be a multiple of devices .2., not 65: 66 would do"),
-        (dict(strategy="layers split", devices=6), "devices must be at most 5, the number of layers, not 6"),
-        *((dict(strategy="layers split", cuts=cuts), "cuts must") for cuts in ([], [1, 3], [5], [9], 3, "3")),
-        *((dict(strategy="layers split", cuts=[cut]), "cuts must") for cut in (0, -1, 2.0, True, None)),
-        (dict(strategy="layers split", devices=3, cuts=[3, 1]), "cuts must"),
-        (dict(strategy="layers split", devices=1, cuts=3), "cuts must"),
-        (dict(strategy="layers split", devices=3, cuts=[2, 2]), "cuts must"),
+        (dict(global_batch_size=65), "global_batch_size=65: must be a multiple of devices .2.: 66 would do"),
+        (dict(strategy="layers split", devices=6), "devices=6: must be at most 5, the number of layers"),
+        *((dict(strategy="layers split", cuts=cuts), "cuts.*must be") for cuts in ([], [1, 3], [5], [9], 3, "3")),
+        *((dict(strategy="layers split", cuts=[cut]), "cuts.*must be") for cut in (0, -1, 2.0, True, None)),
+        (dict(strategy="layers split", devices=3, cuts=[3, 1]), "cuts.*must be"),
+        (dict(strategy="layers split", devices=1, cuts=3), "cuts.*must be"),
+        (dict(strategy="layers split", devices=3, cuts=[2, 2]), "cuts.*must be"),
     ],
 )
 @pytest.mark.parametrize("function", EVERY[:3])
@@ -516,7 +516,7 @@ def test_arguments_that_do_not_go_together(function, changes, message):
 
 
 def test_step_time_without_flops():
-    with pytest.raises(ValueError, match="layers must have FLOPs, but all 1 have flops=0"):
+    with pytest.raises(ValueError, match="layers: all 1 have flops=0: give at least one some"):
         call("step_time", layers=[LayerCost("embedding", 8, 2, 0)])
 
 

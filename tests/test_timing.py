@@ -47,20 +47,21 @@ def lasting(machine, *milliseconds, on="now"):
 )
 def test_median_and_quartiles_without_the_warm_up(machine, on, times, median, low, high):
     step = lasting(machine, 900, 800, 700, *times, on=on)
-    result = timing.time_step(step, warmup=3, repeats=len(times))
+    result = timing.compare({"step": step}, warmup=3, repeats=len(times))["step"]
     assert (result.median, result.low, result.high) == pytest.approx((median, low, high))
     assert result.repeats == len(times)
     assert machine.pending == 0
 
 
 def test_waits_for_the_devices_before_and_after_each_repeat(machine):
-    timing.time_step(lambda: None, warmup=1, repeats=3)
+    timing.compare({"step": lambda: None}, warmup=1, repeats=3)
     assert machine.waits == 6
 
 
 def test_works_without_tensorflow(machine, monkeypatch):
     monkeypatch.delitem(sys.modules, "tensorflow")
-    assert timing.time_step(lasting(machine, 2, 2), warmup=0, repeats=2).median == pytest.approx(2)
+    result = timing.compare({"step": lasting(machine, 2, 2)}, warmup=0, repeats=2)["step"]
+    assert result.median == pytest.approx(2)
     assert machine.waits == 0 and "tensorflow" not in sys.modules
 
 
@@ -79,7 +80,7 @@ def test_compare_keeps_each_step_to_its_own_time(machine):
 
 def test_defaults(machine):
     calls = []
-    assert timing.time_step(lambda: calls.append(1)).repeats == 10
+    assert timing.compare({"step": lambda: calls.append(1)})["step"].repeats == 10
     assert len(calls) == 12
 
 
@@ -87,9 +88,9 @@ def test_defaults(machine):
     "arguments, text",
     [
         (({},), "steps={}"),
-        (({"a": print}, -1), "warmup=-1: must be 0 or more"),
-        (({"a": print}, 0, 1), "repeats=1: must be 2 or more"),
-        (({"a": print}, 0, 0), "repeats=0: must be 2 or more"),
+        (({"a": print}, -1), "warmup=-1: must be a whole number, 0 or more"),
+        (({"a": print}, 0, 1), "repeats=1: must be a whole number, 2 or more"),
+        (({"a": print}, 0, 2.5), "repeats=2.5: must be a whole number, 2 or more"),
     ],
 )
 def test_wrong_arguments(arguments, text, capsys):
@@ -100,7 +101,7 @@ def test_wrong_arguments(arguments, text, capsys):
 
 def test_what_a_step_raises_passes_through():
     with pytest.raises(ZeroDivisionError):
-        timing.time_step(lambda: 1 / 0)
+        timing.compare({"step": lambda: 1 / 0})
 
 
 def test_examples_per_second():
@@ -109,7 +110,7 @@ def test_examples_per_second():
 
 @pytest.mark.parametrize("examples", [0, -128])
 def test_wrong_examples(examples):
-    with pytest.raises(ValueError, match=f"^examples={examples}: must be more than 0"):
+    with pytest.raises(ValueError, match=f"^examples={examples}: must be a whole number, 1 or more"):
         Timing(4, 2, 8, 9).examples_per_second(examples)
 
 

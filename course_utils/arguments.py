@@ -1,0 +1,32 @@
+"""One way to refuse a wrong argument: a ValueError that names the argument, the value given, and what would do."""
+
+import math
+import numbers
+
+
+def whole_number(name, value, low=0, high=math.inf, limit=""):
+    """`value` as Python's int if it is a whole number (NumPy's too, no bool) from `low` to `high`, or ValueError.
+
+    limit: what `high` is, such as "the number of examples", for the message.
+    """
+    return int(_number(name, value, low, high, numbers.Integral, "whole", limit))
+
+
+def finite_number(name, value, low=0, high=math.inf):
+    """`value` as Python's float if it is a finite number (NumPy's too, no bool) from `low` to `high`, or ValueError."""
+    return float(_number(name, value, low, high, numbers.Real, "finite"))
+
+
+def one_of(name, value, choices):
+    """`value` if it is one of these strings, or ValueError."""
+    if not isinstance(value, str) or value not in choices:
+        *others, last = map(repr, choices)
+        raise ValueError(f"{name}={value!r}: must be {', '.join(others)} or {last}")
+    return value
+
+
+def _number(name, value, low, high, kind, word, limit=""):
+    if not isinstance(value, kind) or isinstance(value, bool) or not low <= value <= high or value == math.inf:
+        limits = f", {low} or more" if high == math.inf else f" from {low} to {high}" + f" ({limit})" * bool(limit)
+        raise ValueError(f"{name}={value!r}: must be a {word} number{limits}")
+    return value
