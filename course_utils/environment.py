@@ -3,6 +3,7 @@
 import contextlib
 import importlib.machinery
 import os
+import re
 import sys
 import warnings
 
@@ -147,6 +148,14 @@ def logical_devices(count, kind="auto"):
     simulated = "s on one physical CPU: simulated devices prove correctness, never speed" if count > 1 else ""
     print(f"{count} logical CPU{simulated}")
     return [f"CPU:{i}" for i in range(count)]
+
+
+def short_name(device):
+    """The end of a device's full name: "/job:localhost/replica:0/task:0/device:CPU:10" → "CPU:10"."""
+    found = re.search(r"[A-Z_]+:\d+$", str(device).upper())
+    if not found:
+        raise ValueError(f"device={device!r}: must be a device's name, such as tensor.device or 'GPU:0'")
+    return found.group()
 
 
 def _split(physical, count, parts):

@@ -59,7 +59,7 @@ def test_same_count_again(devices, capsys):
 
 
 def test_the_devices_are_there(devices):
-    assert [device.name[-5:] for device in tf.config.list_logical_devices("CPU")] == devices
+    assert [environment.short_name(device.name) for device in tf.config.list_logical_devices("CPU")] == devices
 
 
 @pytest.mark.parametrize("count", [1, 3, 5])
@@ -162,6 +162,30 @@ def test_slices_are_not_called_physical(hardware, gpus):
     machine.initialised = True
     with pytest.raises(RuntimeError, match="restart the kernel"):
         environment.logical_devices(gpus)
+
+
+# short_name
+
+
+@pytest.mark.parametrize(
+    "name, short",
+    [
+        ("/job:localhost/replica:0/task:0/device:CPU:1", "CPU:1"),
+        ("/job:worker/replica:0/task:3/device:GPU:10", "GPU:10"),
+        ("/physical_device:TPU:0", "TPU:0"),
+        ("/job:worker/task:0/device:TPU_SYSTEM:0", "TPU_SYSTEM:0"),
+        ("gpu:0", "GPU:0"),
+        ("CPU:10", "CPU:10"),
+    ],
+)
+def test_short_name(name, short):
+    assert environment.short_name(name) == short
+
+
+@pytest.mark.parametrize("name", ["", "CPU", "/job:localhost", None, 3])
+def test_short_name_of_no_device(name):
+    with pytest.raises(ValueError, match=r"must be a device's name"):
+        environment.short_name(name)
 
 
 # facts and report

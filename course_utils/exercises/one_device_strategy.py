@@ -1,0 +1,90 @@
+"""Checks of the exercises of notebook 01."""
+
+from course_utils.environment import short_name
+from course_utils.exercises import exercise, missing
+
+
+@exercise("Exercise 1")
+def counter_on(make_counter, devices):
+    """Exercise 1: `make_counter(device)` returns a variable of value 0 that lives on `device`."""
+    for device in reversed(devices):
+        counter = make_counter(device)
+        if missing(counter):
+            return missing(counter)
+        if not hasattr(counter, "assign_add"):
+            return f"{type(counter).__name__} is not a variable: a counter must be able to change. Use tf.Variable."
+        place = short_name(counter.device)
+        if place != device:
+            return f"For {device} the variable lives on {place}. Create it inside the strategy's scope."
+        if float(counter.numpy()) != 0:
+            return f"The counter starts at {counter.numpy():g} instead of 0."
+    return ""
+
+
+@exercise("Exercise 2")
+def average_loss(function):
+    """Exercise 2: `function(per_example_loss, global_batch_size)` is a replica's share of the batch's mean loss."""
+    import numpy as np
+
+    shards = np.array([1, 3], "float32"), np.array([8], "float32")  # two replicas, a global batch of 3, mean loss 4
+    shares = [function(shard, 3) for shard in shards]
+    if any(missing(share) for share in shares):
+        return "Replace the `...`."
+    shares = [np.asarray(share, float) for share in shares]
+    if any(share.ndim for share in shares):
+        return f"It returns an array of shape {shares[0].shape}; a replica's loss is one number."
+    total = float(sum(shares))
+    if total == 12:
+        return "The shares add up to the sum of all losses: nothing was divided by the global batch size."
+    if total == 10:
+        return "You divided by the replica's own number of examples: two replicas add up to more than the mean loss."
+    if not abs(total - 4) <= 1e-6:  # also when it is NaN
+        return f"For losses [1, 3] and [8] the shares must add up to their mean, 4; yours add up to {total:g}."
+    return ""
+
+
+@exercise("Exercise 3")
+def batch_loss(function, global_batch_size):
+    """Exercise 3: `function(labels, logits)` is the replica's share of the mean loss for this global batch size."""
+    import numpy as np
+
+    labels = np.zeros(global_batch_size, "int64")
+    logits = np.tile(np.array([[0.0] * 10], "float32"), (global_batch_size, 1))
+    whole, half = (float(function(labels[:n], logits[:n])) for n in (global_batch_size, global_batch_size // 2))
+    expected = np.log(10)  # the cross-entropy of ten equal logits
+    if abs(half - whole) < 1e-6:
+        return "Half a batch gives the same loss as a whole one: you divide by what is there, not by the global batch."
+    if not max(abs(whole - expected), abs(half - expected / 2)) <= 1e-5:
+        return (
+            f"For ten equal logits the loss of a whole batch must be ln 10 = 2.303; yours is {whole:.3f}. "
+            f"That of half a batch must be half of it; yours is {half:.3f}."
+        )
+    return ""
+
+
+@exercise("Exercise 4")
+def moved(load, original, device):
+    """Exercise 4: `load(path, device)` returns the model saved at `path`, on `device`, with its optimizer."""
+    import tempfile
+
+    import numpy as np
+
+    with tempfile.TemporaryDirectory() as folder:
+        path = f"{folder}/model.keras"
+        original.save(path)
+        model = load(path, device)
+    if missing(model):
+        return missing(model)
+    if not hasattr(model, "get_weights"):
+        return f"{type(model).__name__} is not a model."
+    found, saved = model.get_weights(), original.get_weights()
+    if len(found) != len(saved) or any(not np.array_equal(a, b) for a, b in zip(found, saved)):
+        return "The weights are not the saved ones."
+    places = {short_name(weight.value.device) for weight in model.trainable_variables}
+    if places != {device}:
+        return f"The weights live on {', '.join(sorted(places))} instead of {device}: load inside a scope."
+    optimizer = getattr(model, "optimizer", None)
+    steps, expected = int(optimizer.iterations) if optimizer else 0, int(original.optimizer.iterations)
+    if steps != expected:
+        return f"The optimizer has made {steps} steps instead of {expected}: its state was not loaded."
+    return ""

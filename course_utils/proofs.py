@@ -1,0 +1,84 @@
+"""Proofs: a claim, printed when it holds, and an error that stops the notebook when it does not."""
+
+import contextlib
+import re
+
+from course_utils.arguments import finite_number
+
+
+class Difference(float):
+    """A measured difference. A notebook does not echo it at the end of a cell: its digits are this machine's own."""
+
+    def _ipython_display_(self):
+        pass
+
+
+def same(a, b, tolerance, what):
+    """Print that `a` and `b` are equal to a tolerance, and return the largest difference found, a `Difference`.
+
+    a, b: arrays (or numbers), or equally long lists of arrays of equal shapes, such as two `model.get_weights()`.
+    tolerance: the largest absolute difference of two elements; 0 asks for the same types and the same bits.
+    what: the claim, such as "weights on 4 replicas = weights on one device".
+
+    Raises AssertionError, with what was found, when they are not equal; NaN is equal to nothing.
+    """
+    import numpy as np
+
+    tolerance = finite_number("tolerance", tolerance)
+    a, b = ([np.asarray(x) for x in (y if isinstance(y, (list, tuple)) else [y])] for y in (a, b))
+    shapes, types = ([[str(getattr(x, kind)) for x in y] for y in (a, b)] for kind in ("shape", "dtype"))
+    if not a or shapes[0] != shapes[1]:
+        raise AssertionError(f"{what}: ✗ shapes {' '.join(shapes[0])} and {' '.join(shapes[1])}")
+    if tolerance == 0 and types[0] != types[1]:
+        raise AssertionError(f"{what}: ✗ types {' '.join(types[0])} and {' '.join(types[1])}")
+    difference = Difference(np.max([_difference(x, y) for x, y in zip(a, b)]))
+    if not difference <= tolerance:  # also when it is NaN
+        raise AssertionError(f"{what}: ✗ max |Δ| = {difference:.3g}, which is not ≤ {tolerance:g}")
+    if tolerance == 0 and any(x.tobytes() != y.tobytes() for x, y in zip(a, b)):
+        raise AssertionError(f"{what}: ✗ equal numbers, but not equal bits (0.0 and -0.0)")
+    print(f"{what}: {'bit-identical' if tolerance == 0 else f'max |Δ| ≤ {tolerance:g}'} ✓")
+    return difference
+
+
+def _difference(x, y):
+    """max |x - y|: exact for whole numbers of any size, 0 for equal infinities, NaN where a NaN is."""
+    import numpy as np
+
+    exact = x.dtype.kind in "iub" and y.dtype.kind in "iub"
+    x, y = (each.astype(object if exact else float) for each in (x, y))
+    with np.errstate(invalid="ignore"):  # inf - inf
+        return np.max(np.abs(np.where(x == y, 0, x - y)), initial=0)
+
+
+def holds(condition, what):
+    """Print the claim `what` when the condition is true, or raise AssertionError."""
+    if not condition:
+        raise AssertionError(f"{what}: ✗ this does not hold here")
+    print(f"{what} ✓")
+
+
+@contextlib.contextmanager
+def raises(error, sentences=1):
+    """Run the block, which must raise `error`, and print the error as Python would: its name, and its first sentences.
+
+    error: an exception class, or a tuple of them, one of which must come.
+
+    Used instead of Jupyter's tag `raises-exception`, which we have not been able to try on Colab: where a front end
+    ignores the tag, «Run all» stops at the first such cell; and no front end notices when the error stops coming.
+    Raises AssertionError when the block raises nothing; another error passes through.
+    """
+    try:
+        yield
+    except error as problem:
+        print(f"{type(problem).__name__}: {opening(problem, sentences)}")
+    else:
+        names = " or ".join(each.__name__ for each in (error if isinstance(error, tuple) else (error,)))
+        raise AssertionError(f"this should have raised {names}, and did not")
+
+
+def opening(problem, sentences=1):
+    """The first sentences of an error's text, without what differs from run to run and from one build to another."""
+    text = re.sub(r"\x1b\[[\d;]*m", "", str(problem)).strip().split("\n")[0]
+    text = re.sub(r"\{\{function_node .*?\}\} | \[Op:.*", "", text)
+    text = re.sub(r"<[\w.]*?(\w+) object at 0x[0-9a-f]+>", r"<\1>", text)
+    return " ".join(re.split(r"(?<=[.!?]) (?=[A-Z])", text)[:sentences])

@@ -1,0 +1,146 @@
+"""Proofs, which stop the notebook when they fail."""
+
+import re
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from IPython.core.formatters import DisplayFormatter
+
+from course_utils import proofs
+
+ONES, TWOS, NAN, INF = np.ones(3), np.full(3, 2.0), np.array([1, np.nan, 1]), np.array([1, np.inf, -np.inf])
+BIG = np.array([2**53])
+
+
+@pytest.mark.parametrize(
+    "a, b, tolerance, line, difference",
+    [
+        (ONES, ONES.copy(), 0, "a = b: bit-identical ✓", 0),
+        (ONES, ONES.copy(), 1e-5, "a = b: max |Δ| ≤ 1e-05 ✓", 0),
+        (ONES, ONES + 9e-6, 1e-5, "a = b: max |Δ| ≤ 1e-05 ✓", 9e-6),
+        (ONES, ONES - 9e-6, 1e-5, "a = b: max |Δ| ≤ 1e-05 ✓", 9e-6),
+        (1, 1.5, 0.5, "a = b: max |Δ| ≤ 0.5 ✓", 0.5),
+        ([ONES, TWOS], (ONES, TWOS), 0, "a = b: bit-identical ✓", 0),
+        (np.array([0, 255], "uint8"), np.array([1, 254], "uint8"), 1, "a = b: max |Δ| ≤ 1 ✓", 1),
+        (np.zeros((0, 3)), np.zeros((0, 3)), 0, "a = b: bit-identical ✓", 0),
+        (tf.ones(3), ONES.astype("float32"), 0, "a = b: bit-identical ✓", 0),
+        (INF, INF.copy(), 0, "a = b: bit-identical ✓", 0),
+        (INF, INF.astype("float32"), 1e-5, "a = b: max |Δ| ≤ 1e-05 ✓", 0),
+        (ONES.astype("float16"), ONES, 1e-5, "a = b: max |Δ| ≤ 1e-05 ✓", 0),
+        (tf.constant([1, 2], tf.bfloat16), tf.constant([1, 2.5], tf.bfloat16), 1, "a = b: max |Δ| ≤ 1 ✓", 0.5),
+        (BIG, BIG + 1, 1, "a = b: max |Δ| ≤ 1 ✓", 1),
+    ],
+)
+def test_same(capsys, a, b, tolerance, line, difference):
+    measured = proofs.same(a, b, tolerance, "a = b")
+    assert measured == pytest.approx(difference) and isinstance(measured, float)
+    assert capsys.readouterr().out == line + "\n"
+
+
+@pytest.mark.parametrize(
+    "a, b, tolerance, text",
+    [
+        (ONES, ONES + 1e-12, 0, "max |Δ| = 1e-12, which is not ≤ 0"),
+        (ONES, TWOS, 0.5, "max |Δ| = 1, which is not ≤ 0.5"),
+        (TWOS, ONES, 0.5, "max |Δ| = 1, which is not ≤ 0.5"),
+        ([ONES, ONES], [ONES, TWOS], 0, "max |Δ| = 1, which is not ≤ 0"),
+        (np.array([0], "uint8"), np.array([255], "uint8"), 1, "max |Δ| = 255, which is not ≤ 1"),
+        (ONES, NAN, 1, "max |Δ| = nan"),
+        (NAN, NAN, 1, "max |Δ| = nan"),
+        ([NAN, ONES], [ONES, ONES], 1, "max |Δ| = nan"),
+        ([ONES, ONES], [ONES, NAN], 1, "max |Δ| = nan"),
+        (ONES, np.inf * ONES, 1, "max |Δ| = inf"),
+        (INF, -INF, 1, "max |Δ| = inf"),
+        (NAN, NAN, 0, "max |Δ| = nan"),
+        (BIG, BIG + 1, 0, "max |Δ| = 1, which is not ≤ 0"),
+        (BIG, BIG + 1, 0.5, "max |Δ| = 1, which is not ≤ 0.5"),
+        (np.array([0, 2**64 - 1], "uint64"), np.array([0, 2**64 - 2], "uint64"), 0, "max |Δ| = 1"),
+        (ONES.astype("float16"), ONES, 0, "types float16 and float64"),
+        ([ONES, ONES.astype("int64")], [ONES, ONES.astype("int32")], 0, "types float64 int64 and float64 int32"),
+        (np.array([0.0]), np.array([-0.0]), 0, "equal numbers, but not equal bits"),
+        (ONES, np.ones(4), 1, "shapes (3,) and (4,)"),
+        (ONES, np.ones((3, 1)), 1, "shapes (3,) and (3, 1)"),
+        (ONES, 1.0, 1, "shapes (3,) and ()"),
+        ([ONES], [ONES, ONES], 1, "shapes (3,) and (3,) (3,)"),
+        ([], [], 1, "shapes  and "),
+    ],
+)  # fmt: skip
+def test_not_the_same(capsys, a, b, tolerance, text):
+    with pytest.raises(AssertionError, match="^" + re.escape(f"a = b: ✗ {text}")):
+        proofs.same(a, b, tolerance, "a = b")
+    assert capsys.readouterr().out == ""
+
+
+@pytest.mark.parametrize("tolerance", [-1, -1e-9, np.nan, "0"])
+def test_wrong_tolerance(tolerance):
+    with pytest.raises(ValueError, match=f"^tolerance={tolerance!r}: must be a finite number, 0 or more"):
+        proofs.same(1, 1, tolerance, "a = b")
+
+
+def test_holds(capsys):
+    proofs.holds(np.float32(2) > 1, "two is more than one")
+    assert capsys.readouterr().out == "two is more than one ✓\n"
+    with pytest.raises(AssertionError, match=r"^one is more than two: ✗"):
+        proofs.holds(np.float32(1) > 2, "one is more than two")
+    assert capsys.readouterr().out == ""
+
+
+@pytest.mark.parametrize(
+    "problem, sentences, line",
+    [
+        (ValueError("Too many. Use fewer."), 1, "ValueError: Too many."),
+        (ValueError("Too many. Use fewer! Or none. Please."), 2, "ValueError: Too many. Use fewer!"),
+        (ValueError("x=1.5 is no e.g. of an integer"), 1, "ValueError: x=1.5 is no e.g. of an integer"),
+        (ValueError("\n  first line\nsecond line"), 1, "ValueError: first line"),
+        (UnicodeError("a subclass. It has its own name."), 1, "UnicodeError: a subclass."),
+        (ValueError("\x1b[1mbold\x1b[0m and plain"), 1, "ValueError: bold and plain"),
+        (
+            ValueError("\x1b[1;31mred\x1b[m and plain"), 1, "ValueError: red and plain",
+        ),
+        (ValueError("{{function_node __wrapped__AddV2_device_/CPU:0}} No. [Op:AddV2]"), 1, "ValueError: No."),
+        (ValueError("it does not fit [Op:AddV2] name: "), 1, "ValueError: it does not fit"),
+        (
+            ValueError("<tensorflow.python.One object at 0x7f00ab> is not <Two object at 0x1>"),
+            1,
+            "ValueError: <One> is not <Two>",
+        ),
+    ],
+)  # fmt: skip
+def test_raises(capsys, problem, sentences, line):
+    with proofs.raises(ValueError, sentences):
+        raise problem
+    assert capsys.readouterr().out == line + "\n"
+
+
+def test_nothing_raised(capsys):
+    with pytest.raises(AssertionError, match="should have raised ValueError"), proofs.raises(ValueError):
+        pass
+    assert capsys.readouterr().out == ""
+
+
+def test_another_error_passes_through(capsys):
+    with pytest.raises(KeyError), proofs.raises(ValueError):
+        raise KeyError("other")
+    assert capsys.readouterr().out == ""
+
+
+@pytest.mark.parametrize("problem", [KeyError("this"), ValueError("or that")])
+def test_one_of_several_errors(capsys, problem):
+    with proofs.raises((KeyError, ValueError)):
+        raise problem
+    assert capsys.readouterr().out == f"{type(problem).__name__}: {problem}\n"
+
+
+def test_none_of_several_errors():
+    with (
+        pytest.raises(AssertionError, match="should have raised KeyError or ValueError"),
+        proofs.raises((KeyError, ValueError)),
+    ):
+        pass
+
+
+def test_a_notebook_does_not_echo_the_difference():
+    echo = DisplayFormatter().format
+    assert echo(0.5)[0] == {"text/plain": "0.5"}
+    assert echo(proofs.same(1.0, 1.5, 1, "a = b")) == ({}, {})
