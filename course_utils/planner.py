@@ -35,7 +35,7 @@ class LayerCost:
 
 @dataclass(frozen=True)
 class Memory:
-    """Bytes on one device while it trains; `total` is their sum, `str()` the same in words."""
+    """Bytes on one device while it trains; `total` is their sum, `mib` the parts in MiB, `str()` all of it in words."""
 
     weights: int
     gradients: int
@@ -45,6 +45,10 @@ class Memory:
     @property
     def total(self):
         return self.weights + self.gradients + self.optimizer + self.activations
+
+    @property
+    def mib(self):
+        return {name: size / 2**20 for name, size in vars(self).items()}
 
     def __str__(self):
         parts = " + ".join(f"{name} {_mib(size)}" for name, size in vars(self).items())
@@ -189,7 +193,9 @@ def wire_bytes(layers, strategy, devices, global_batch_size, algorithm="ring", b
         sent[device] += elements * bytes_per_value  # activations
         sent[device + 1] += elements * bytes_per_value  # their gradients
     for elements in sums:
-        sent = [a + b for a, b in zip(sent, all_reduce_bytes(elements, devices, algorithm, bytes_per_value))]
+        sent = [
+            a + b for a, b in zip(sent, all_reduce_bytes(elements, devices, algorithm, bytes_per_value), strict=True)
+        ]
     for device in range(devices):
         sent[device] += (gathered - _share(gathered, devices, (device + 1) % devices)) * bytes_per_value
     return sent
@@ -406,7 +412,7 @@ def _on_device(device, layers, strategy, devices, batch, slots, bytes_per_value,
         parameters = sum(_share(layer.parameters, devices, device) for layer in layers)
         outputs = sum(
             _share(layer.outputs, devices, device) if split else layer.outputs
-            for layer, split in zip(layers, _tensor_split(layers))
+            for layer, split in zip(layers, _tensor_split(layers), strict=True)
         )
     size = parameters * bytes_per_value
     return Memory(size, size, slots * size, outputs * batch * bytes_per_value)

@@ -31,10 +31,10 @@ def same(a, b, tolerance, what):
         raise AssertionError(f"{what}: ✗ shapes {' '.join(shapes[0])} and {' '.join(shapes[1])}")
     if tolerance == 0 and types[0] != types[1]:
         raise AssertionError(f"{what}: ✗ types {' '.join(types[0])} and {' '.join(types[1])}")
-    difference = Difference(np.max([_difference(x, y) for x, y in zip(a, b)]))
+    difference = Difference(np.max([_difference(x, y) for x, y in zip(a, b, strict=True)]))
     if not difference <= tolerance:  # also when it is NaN
         raise AssertionError(f"{what}: ✗ max |Δ| = {difference:.3g}, which is not ≤ {tolerance:g}")
-    if tolerance == 0 and any(x.tobytes() != y.tobytes() for x, y in zip(a, b)):
+    if tolerance == 0 and any(x.tobytes() != y.tobytes() for x, y in zip(a, b, strict=True)):
         raise AssertionError(f"{what}: ✗ equal numbers, but not equal bits (0.0 and -0.0)")
     print(f"{what}: {'bit-identical' if tolerance == 0 else f'max |Δ| ≤ {tolerance:g}'} ✓")
     return difference

@@ -63,11 +63,13 @@ def fresh(path, device):
 
 def by_variable(average):
     """An answer that calls `average(parts, sizes)` for each variable, with its gradient on each replica."""
-    return lambda replicas, sizes: [average([np.asarray(part) for part in parts], sizes) for parts in zip(*replicas)]
+    return lambda replicas, sizes: [
+        average([np.asarray(part) for part in parts], sizes) for parts in zip(*replicas, strict=True)
+    ]
 
 
 def weighted(parts, sizes):
-    return sum(size * part for size, part in zip(sizes, parts))
+    return sum(size * part for size, part in zip(sizes, parts, strict=True))
 
 
 def halves(x, W):

@@ -210,7 +210,7 @@ def run_ring(elements, devices):
         for step in range(devices - 1):
             chunks = [(d - step + (phase == "all-gather")) % devices for d in range(devices)]
             messages = [held[d][c].copy() for d, c in enumerate(chunks)]
-            for d, (c, message) in enumerate(zip(chunks, messages)):
+            for d, (c, message) in enumerate(zip(chunks, messages, strict=True)):
                 sent[d] += message.nbytes
                 to = held[(d + 1) % devices]
                 to[c] = to[c] + message if phase == "reduce-scatter" else message
@@ -358,7 +358,7 @@ def test_amdahl_is_bounded_and_gustafson_is_not():
     counts = [2**k for k in range(11)]
     fixed, growing = ([law(0.1, n) for n in counts] for law in (planner.amdahl, planner.gustafson))
     assert fixed == sorted(fixed) and fixed[-1] < 10 < growing[-1]
-    assert growing == sorted(growing) and all(a <= b for a, b in zip(fixed, growing))
+    assert growing == sorted(growing) and all(a <= b for a, b in zip(fixed, growing, strict=True))
 
 
 # Advice

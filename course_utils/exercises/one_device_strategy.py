@@ -78,7 +78,7 @@ def moved(load, original, device):
     if not hasattr(model, "get_weights"):
         return f"{type(model).__name__} is not a model."
     found, saved = model.get_weights(), original.get_weights()
-    if len(found) != len(saved) or any(not np.array_equal(a, b) for a, b in zip(found, saved)):
+    if len(found) != len(saved) or any(not np.array_equal(a, b) for a, b in zip(found, saved, strict=True)):
         return "The weights are not the saved ones."
     places = {short_name(weight.value.device) for weight in model.trainable_variables}
     if places != {device}:

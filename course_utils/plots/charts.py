@@ -1,0 +1,159 @@
+"""Charts: curves, bars, histograms and timelines, with the few options that the course's figures need."""
+
+import itertools
+
+from course_utils.plots import style
+from course_utils.plots.style import INK, number, styled
+
+
+def _needs(name, values):
+    if not values or not all(values if isinstance(values, list) else [values]):
+        raise ValueError(f"{name}={values!r}: give at least one")
+
+
+def _spread(values):
+    """Of numbers, or of triples (median, low, high): the medians, and the lengths of their error bars (2, N)."""
+    import numpy as np
+
+    middle, low, high = np.array([each if isinstance(each, tuple) else [each] * 3 for each in values], float).T
+    return middle, np.array([middle - low, high - middle])
+
+
+@styled()
+def lines(curves, title, x, y, *, looks=None, log="", ylim=None, across=None, at=None, names=None, height=3.5):
+    """Curves against something, in one panel or in several side by side.
+
+    curves: `{label: points}`; points are `{x: y}`, `{x: (median, low, high)}`, or a list, y at 1, 2, 3, … A list of
+        such dicts makes a panel of each; every option below may then be a list too, one entry a panel.
+    x, y: labels of the axes, with units. One y for several panels: they share its scale.
+    looks: `{label: name}`, a key of `style.LOOKS` or COLOURS, for curves whose look means something.
+    log: "x", "y" or "xy", the logarithmic axes. ylim: of the y axes; linear ones start at 0 by default.
+    across, at: `{text: value}`, lines across (named in the legend) and upright ones. names: titles of the panels.
+    """
+    _needs("curves", curves)
+    panels = curves if isinstance(curves, list) else [curves]
+    panels = [{k: v if isinstance(v, dict) else dict(enumerate(v, 1)) for k, v in each.items()} for each in panels]
+    options = [v if isinstance(v, list) else [v] * len(panels) for v in (x, y, log, ylim, across, at, names)]
+    figure, (row,) = style.new_axes(title, height, ncols=len(panels), squeeze=False, sharey=isinstance(y, str))
+    styles, handles = style.curve_looks(list(dict.fromkeys(itertools.chain(*panels))), looks), {}
+    for axes, panel, xlabel, ylabel, logs, limits, levels, places, name in zip(row, panels, *options, strict=True):
+        for label, points in panel.items():
+            middle, error = _spread(points.values())
+            marker = {"marker": "o", "markersize": 4} if len(points) <= 12 else {}
+            (handles[label],) = axes.plot(list(points), middle, label=label, **(marker | styles[label]))
+            if error.any():
+                axes.errorbar(list(points), middle, error, fmt="none", ecolor=handles[label].get_color(), capsize=4)
+        for label, value in (levels or {}).items():
+            handles[label] = axes.axhline(value, color=INK, linestyle=":", linewidth=1.3, label=label)
+        _scale(axes, sorted(set(itertools.chain(*panel.values()))), logs, limits, 10 // len(row))
+        axes.set(xlabel=xlabel, ylabel=ylabel if axes is row[0] or not isinstance(y, str) else "", title=name or "")
+        for text, value in (places or {}).items():
+            axes.axvline(value, color=INK, linewidth=1)
+            left, right = axes.get_xlim()
+            part = (value - left) / (right - left)
+            side = ("left", "center", "right")[min(2, int(3 * part))]
+            axes.text(value, 1.02, text, transform=axes.get_xaxis_transform(), ha=side, size=10)
+    style.legend(figure, handles)
+    return figure
+
+
+def _scale(axes, found, logs, limits, most):
+    """Scales and ticks: on x where the points are if these are few; whole numbers where all are whole."""
+    from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
+
+    if "x" in logs:
+        axes.set_xscale("log", base=2)
+        if len(found) <= 12:
+            axes.set_xticks(found[:: -(-len(found) // 6)])
+    else:
+        axes.xaxis.set_major_locator(MaxNLocator(most, integer=all(x == int(x) for x in found), min_n_ticks=1))
+    if "y" in logs:
+        axes.set_yscale("log")
+        low, high = axes.get_ylim()
+        axes.yaxis.set_major_locator(LogLocator(subs=(1,) if high > 50 * low else (1, 2, 5)))
+        axes.yaxis.set_minor_formatter(NullFormatter())
+    axes.set_ylim(limits or (None if "y" in logs or axes.dataLim.y0 < 0 else 0, None))
+    for axis in axes.xaxis, axes.yaxis:
+        axis.set_major_formatter(number)
+
+
+@styled()
+def bars(values, unit, title, *, stacked=True, looks=None):
+    """A horizontal bar for each way of doing something, with its number; the first is what the others are held against.
+
+    values: `{label: number}`, `{label: (median, low, high)}`, or `{label: {part: number}}`: the parts of a bar, one
+        behind the other, or not `stacked`, one below the other; a part named like a colour gets it.
+    unit: of the numbers, the label of the axis. looks: `{part: a key of COLOURS}`, for other parts.
+    """
+    import numpy as np
+
+    _needs("values", values)
+    table = [each if isinstance(each, dict) else {"": each} for each in values.values()]
+    parts = list(dict.fromkeys(itertools.chain(*table)))
+    beside, named = 1 if stacked else len(parts), parts != [""]
+    figure, axes = style.new_axes(title, 1.0 + 0.5 * named + max(0.42, 0.3 * beside) * len(table))
+    plain = {"": {"color": [style.MUTED] + [style.colour("compute")] * (len(table) - 1)}}
+    fills = style.bar_looks(parts, looks) if named else plain
+    thick, ends, handles = 0.7 / beside, np.zeros(len(table)), {}
+    for k, part in enumerate(parts):
+        places = np.arange(len(table)) + (0 if stacked else thick * (k - (beside - 1) / 2))
+        middle, error = _spread([each.get(part, 0) for each in table])
+        left = ends if stacked else 0 * ends
+        handles[part] = axes.barh(places, middle, thick, left, label=part, **fills[part])
+        ends = left + middle
+        if error.any():
+            axes.errorbar(ends, places, xerr=error, fmt="none", ecolor=INK, capsize=3)
+        if not stacked or part == parts[-1]:
+            for place, end, more in zip(places, ends, error[1], strict=True):
+                axes.annotate(number(end), (end + more, place), (6, 0), textcoords="offset points", va="center")
+    _rows(axes, list(values), unit)
+    axes.margins(x=0.14)
+    axes.set_xlim(left=0)
+    axes.xaxis.set_major_formatter(number)
+    if named:
+        style.legend(figure, handles)
+    return figure
+
+
+def _rows(axes, names, unit):
+    """Named rows from the top down, and a horizontal axis with its unit."""
+    axes.set_yticks(range(len(names)), names, color=INK)
+    axes.invert_yaxis()
+    axes.grid(axis="y", visible=False)
+    axes.set(xlabel=unit)
+
+
+@styled()
+def histogram(groups, x, y, title, what="compute"):
+    """How often each whole number occurs, in % of its group. groups: `{label: [whole numbers]}`; what: of COLOURS."""
+    _needs("groups", groups)
+    figure, axes = style.new_axes(title, 3.2)
+    width = 0.8 / len(groups)
+    for k, (label, look) in enumerate(style.bar_looks(groups, None, what).items()):
+        found = sorted(set(groups[label]))
+        shares = [100 * groups[label].count(each) / len(groups[label]) for each in found]
+        axes.bar([each + width * (k - (len(groups) - 1) / 2) for each in found], shares, width, label=label, **look)
+    axes.xaxis.get_major_locator().set_params(integer=True)
+    axes.grid(axis="x", visible=False)
+    axes.set(xlabel=x, ylabel=y)
+    style.legend(figure, dict(zip(groups, axes.containers, strict=True)))
+    return figure
+
+
+@styled()
+def timeline(rows, title, labels, unit="milliseconds"):
+    """Who does what when. rows: `{name: [(start, duration, what), …]}`, what a key of COLOURS.
+
+    labels: `{what: word}` for the legend.
+    """
+    from matplotlib.patches import Patch
+
+    _needs("rows", rows)
+    figure, axes = style.new_axes(title, 1.5 + 0.5 * len(rows))
+    for i, spans in enumerate(rows.values()):
+        for start, duration, what in spans:
+            axes.broken_barh([(start, duration)], (i - 0.36, 0.72), facecolor=style.colour(what), edgecolor="white")
+    _rows(axes, list(rows), unit)
+    axes.set_xlim(left=0)
+    style.legend(figure, {word: Patch(facecolor=style.colour(what)) for what, word in labels.items()})
+    return figure

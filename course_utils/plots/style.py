@@ -1,0 +1,131 @@
+"""What all figures share: the palette, the looks of curves and bars, and a canvas with boxes and arrows."""
+
+import contextlib
+import textwrap
+
+from course_utils.arguments import one_of
+
+COLOURS = {
+    "inputs": "#56B4E9",
+    "activations": "#56B4E9",
+    "weights": "#E69F00",
+    "gradients": "#009E73",
+    "travels": "#D55E00",  # between devices
+    "optimizer": "#F0E442",
+    "waiting": "#D9D9D9",
+    "wrong": "#CC79A7",
+    "compute": "#0072B2",
+}
+"""What a colour means, in every figure: the Okabe–Ito palette, which colour-blind readers can tell apart."""
+
+INK, MUTED = "#222222", "#6B6B6B"
+STYLE = {
+    "figure.dpi": 110, "figure.constrained_layout.use": True, "font.size": 11, "text.color": INK,
+    "axes.titlesize": 11, "axes.titlelocation": "left", "axes.edgecolor": MUTED, "axes.labelcolor": INK,
+    "axes.spines.top": False, "axes.spines.right": False, "axes.grid": True, "axes.axisbelow": True,
+    "grid.color": "#E8E8E8", "xtick.color": MUTED, "ytick.color": MUTED, "legend.frameon": False,
+    "lines.linewidth": 2,
+}  # fmt: skip
+LOOKS = {  # of curves whose look means something, besides the colours themselves
+    "reference": {"color": MUTED, "linestyle": ":", "marker": ""},
+    "behind": {"color": INK, "linewidth": 8, "alpha": 0.2, "marker": ""},  # what other curves should lie upon
+    "points": {"color": COLOURS["compute"], "linestyle": "none", "marker": "o", "markersize": 8},
+    "wrong": {"color": COLOURS["wrong"], "linestyle": "--"},
+}
+
+
+@contextlib.contextmanager
+def styled():
+    """Decorates a drawing function: it draws in the course's style, and leaves matplotlib's settings as they were."""
+    from matplotlib import rcParams
+
+    before = {name: rcParams[name] for name in STYLE}  # rc_context would undo what Jupyter's backend sets, too
+    rcParams.update(STYLE)
+    try:
+        yield
+    finally:
+        rcParams.update(before)
+
+
+def colour(what):
+    """The colour of a meaning, a key of COLOURS; ValueError for another."""
+    return COLOURS[one_of("colour", what, COLOURS)]
+
+
+def curve_looks(labels, chosen=None):
+    """How each of these curves is drawn: `{label: keywords of plot}`; no two are alike, or ValueError.
+
+    chosen: `{label: a key of LOOKS or COLOURS}`, for those whose look means something.
+    """
+    chosen = dict(chosen or {})
+    if unknown := set(chosen) - set(labels):
+        raise ValueError(f"looks: no curve is called {' or '.join(map(repr, sorted(unknown)))}")
+    inks, strokes = (COLOURS["compute"], INK, MUTED), ("-", "--", "-.", ":")
+    free = [{"color": inks[i % 3], "linestyle": strokes[i % 4]} for i in range(12)]
+    if len(labels) - len(chosen) > len(free):
+        raise ValueError(f"{len(labels)} curves: at most {len(free)} can be told apart; draw fewer, or two figures")
+    named = {label: LOOKS[what] if what in LOOKS else {"color": colour(what)} for label, what in chosen.items()}
+    return {label: named.get(label) or free.pop(0) for label in labels}
+
+
+def bar_looks(labels, chosen=None, default="compute"):
+    """How each kind of bars is filled: in the colour of its name or of `chosen[name]`, else the default, hatched."""
+    chosen = {label: label for label in labels if label in COLOURS} | (chosen or {})
+    hatches, looks = ["", "////", "....", "xxxx", "----", "oo"], {}
+    for label in labels:
+        if label not in chosen and not hatches:
+            raise ValueError(f"{len(labels)} kinds of bars: at most 6 without a colour can be told apart")
+        hatch = "" if label in chosen else hatches.pop(0)
+        looks[label] = {"facecolor": colour(chosen.get(label, default)), "hatch": hatch, "edgecolor": INK}
+    return looks
+
+
+def number(value, _=None):
+    """A number with three digits that count, or more before the point: 0.4, 26.5, 12,345."""
+    return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"
+
+
+def new_axes(title, height, **kwargs):
+    """A figure 7.2 inches wide, and its axes. The title, the finding, starts at the left edge, above everything."""
+    import matplotlib.pyplot as plt
+
+    figure, axes = plt.subplots(figsize=(7.2, height), **kwargs)
+    figure.suptitle(textwrap.fill(title, 72), x=0.01, ha="left", weight="bold", size=12.5)
+    return figure, axes
+
+
+def legend(figure, handles):
+    """One legend for the whole figure, below it. handles: `{label: handle}`."""
+    columns = max(1, min(len(handles), 92 // (max(map(len, handles)) + 7)))
+    figure.legend(handles.values(), handles, loc="outside lower center", ncols=columns)
+
+
+def canvas(title, height):
+    """Axes without axes, one unit an inch, for a drawing made of boxes and arrows."""
+    figure, axes = new_axes(title, height)
+    axes.set(xlim=(0, 7.2), ylim=(0, height), aspect="equal")
+    axes.axis("off")
+    return figure, axes
+
+
+def label(axes, x, y, text, **look):
+    """A text centred on a point."""
+    axes.text(x, y, text, **({"ha": "center", "va": "center", "size": 10} | look))
+
+
+def box(axes, x, y, width, height, fill="white", text="", dashed=False, **look):
+    """A rounded box, returned: dark outline for a device, dashed for a process, filled for what lives there."""
+    from matplotlib.patches import FancyBboxPatch
+
+    look_of_edge = {"edgecolor": MUTED, "linestyle": "--"} if dashed else {"edgecolor": INK}
+    patch = FancyBboxPatch(
+        (x, y), width, height, "round,pad=0,rounding_size=0.09", facecolor=fill, lw=1.1, **look_of_edge
+    )
+    label(axes, x + width / 2, y + height / 2, text, **look)
+    return axes.add_patch(patch)
+
+
+def arrow(axes, start, end, fill=INK, width=1.4, **ends):
+    """A straight arrow; in the colour of what travels, and thicker, where it crosses a device's edge."""
+    look = {"arrowstyle": "-|>", "color": fill, "lw": width, "shrinkA": 0, "shrinkB": 0}
+    axes.annotate("", end, start, arrowprops=look | ends)
