@@ -29,6 +29,9 @@ def rewritten(text, repository):
 
 
 def main(arguments, root=ROOT):
+    if arguments in (["-h"], ["--help"]):
+        print(__doc__)
+        return 0
     place = root / "tools" / "repository.txt"
     check = arguments == ["--check"]
     if arguments and not check:

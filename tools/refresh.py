@@ -1,10 +1,9 @@
 """Execute notebooks in place in this environment, and leave no trace of the machine in them.
 
-usage: python tools/refresh.py [NOTEBOOK.ipynb ...]        (default: all of notebooks/)
-
 The one way in which stored outputs are made. A notebook with a failing cell is left as it was.
 """
 
+import argparse
 import os
 import pathlib
 import subprocess
@@ -22,6 +21,17 @@ KEPT_METADATA = ("cellView", "jupyter", "tags")
 CELL_TIMEOUT = 300  # seconds
 
 
+def chosen(arguments, purpose):
+    """The notebooks named on the command line, by default all. Exits for --help, and for one that is not there."""
+    parser = argparse.ArgumentParser(description=purpose, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("notebooks", nargs="*", type=pathlib.Path, help="default: all of notebooks/")
+    paths = parser.parse_args(arguments).notebooks
+    for path in paths:
+        if not path.is_file():
+            parser.error(f"{path}: no such notebook")
+    return [path.resolve() for path in paths] or sorted(NOTEBOOKS.glob("*.ipynb"))
+
+
 def execute(path):
     """Run all cells of the notebook at `path`: the executed notebook, the seconds it took, and what failed (or "")."""
     notebook = nbformat.read(path, as_version=4)
@@ -37,7 +47,7 @@ def execute(path):
     except nbclient.exceptions.CellExecutionError as problem:
         failed = next(cell.id for cell in reversed(notebook.cells) if cell.get("outputs"))
         failure = f"cell {failed!r} raised {problem.ename}: {problem.evalue}"
-    except nbclient.exceptions.CellTimeoutError as problem:
+    except (nbclient.exceptions.CellTimeoutError, nbclient.exceptions.DeadKernelError) as problem:
         failure = str(problem).splitlines()[0]
     return notebook, time.perf_counter() - start, failure
 
@@ -71,10 +81,9 @@ def _normal_outputs(outputs, count):
     return normal
 
 
-def main(paths):
+def main(arguments):
     failed = False
-    for path in paths or sorted(NOTEBOOKS.glob("*.ipynb")):
-        path = pathlib.Path(path).resolve()
+    for path in chosen(arguments, __doc__):
         notebook, seconds, failure = execute(path)
         print(f"{path.stem}: {failure or f'{seconds:.0f} s'}", flush=True)
         failed |= bool(failure)

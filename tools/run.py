@@ -1,7 +1,4 @@
-"""Execute every notebook and leave it as a page, build/NAME.html; the notebooks themselves stay as they are.
-
-usage: python tools/run.py [NOTEBOOK.ipynb ...]        (default: all of notebooks/)
-"""
+"""Execute every notebook and leave it as a page, build/NAME.html; the notebooks themselves stay as they are."""
 
 import pathlib
 import sys
@@ -29,11 +26,10 @@ def page(notebook, title):
     return exporter.from_notebook_node(notebook, resources={"metadata": {"name": title}})[0]
 
 
-def main(paths):
-    BUILD.mkdir(exist_ok=True)
+def main(arguments):
     failed = False
-    for path in paths or sorted(refresh.NOTEBOOKS.glob("*.ipynb")):
-        path = pathlib.Path(path).resolve()
+    for path in refresh.chosen(arguments, __doc__):
+        BUILD.mkdir(exist_ok=True)
         print(f"{path.stem} …", end=" ", flush=True)
         notebook, seconds, failure = refresh.execute(path)
         target = BUILD / f"{path.stem}.html"
