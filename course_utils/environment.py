@@ -4,6 +4,7 @@ import contextlib
 import importlib.machinery
 import os
 import re
+import subprocess
 import sys
 import warnings
 
@@ -45,23 +46,40 @@ class _QuietImport:
         return spec
 
 
+_KEEPER = """
+import os, sys
+said = sys.stdin.buffer.read()
+if not said.endswith(b"loaded"):
+    os.write(2 if said.endswith(b"failed") else int(sys.argv[1]), said.removesuffix(b"failed"))
+"""
+
+
 @contextlib.contextmanager
 def _stderr_set_aside():
-    """Collect what C and C++ code writes to the process's stderr; write it out only if an exception passes by."""
-    import tempfile
+    """Collect what C and C++ code writes to the process's stderr; let it be read if an exception passes by, or a crash.
 
-    with tempfile.TemporaryFile() as log:
-        stderr = os.dup(2)
-        os.dup2(log.fileno(), 2)
-        try:
-            yield
-        except BaseException:
-            log.seek(0)
-            os.write(stderr, log.read())
-            raise
-        finally:
-            os.dup2(stderr, 2)
-            os.close(stderr)
+    Another process keeps it, so that it outlives this one. In a notebook it appears below the cell after an exception;
+    after a crash, when there is no notebook any more, where Jupyter was started (on Colab: in the runtime's log).
+    """
+    try:
+        terminal = sys.stderr.fileno()
+    except (AttributeError, OSError, ValueError):  # no stderr, or one that is no file
+        terminal = 2
+    pass_on = {"pass_fds": [terminal]} if os.name == "posix" else {}
+    keeper = subprocess.Popen([sys.executable, "-ISc", _KEEPER, str(terminal)], stdin=subprocess.PIPE, **pass_on)
+    stderr = os.dup(2)
+    os.dup2(keeper.stdin.fileno(), 2)
+    verdict = b"failed"
+    try:
+        yield
+        verdict = b"loaded"
+    finally:
+        os.write(2, verdict)
+        os.dup2(stderr, 2)
+        os.close(stderr)
+        keeper.stdin.close()
+        with contextlib.suppress(subprocess.TimeoutExpired):  # should a process started meanwhile hold the pipe open
+            keeper.wait(10)
 
 
 def on_colab():

@@ -2,14 +2,18 @@
 
 import importlib.metadata
 import os
+import pathlib
 import platform
 import sys
 import types
 
+import nbformat
 import pytest
 import tensorflow as tf
 
-from course_utils import environment
+from course_utils import environment, proofs
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
 
 SIMULATED = "simulated devices prove correctness, never speed"
 FACTS = ["Python", "TensorFlow", "Keras", "system", "CPU cores", "memory", "disk", "GPUs", "TPUs"]
@@ -162,6 +166,19 @@ def test_slices_are_not_called_physical(hardware, gpus):
     machine.initialised = True
     with pytest.raises(RuntimeError, match="restart the kernel"):
         environment.logical_devices(gpus)
+
+
+@pytest.mark.parametrize("notebook", sorted((ROOT / "notebooks").glob("*.ipynb")), ids=lambda path: path.stem)
+@pytest.mark.parametrize("gpus", [0, 1, 2, 4, 8])
+def test_the_error_of_late_devices_comes_on_any_number_of_gpus(hardware, gpus, notebook, capsys):
+    cells = {cell.id: cell.source for cell in nbformat.read(notebook, as_version=4).cells}
+    names = {"environment": environment, "proofs": proofs, "tf": tf}
+    machine = hardware(gpus)
+    exec(cells["devices"].splitlines()[0], names)
+    machine.initialised = True
+    capsys.readouterr()
+    exec(cells["error-late"], names)
+    assert capsys.readouterr().out.startswith("RuntimeError: ")
 
 
 # short_name

@@ -3,9 +3,13 @@
 import json
 import os
 import pathlib
+import re
+import subprocess
 import sys
+import time
 import warnings
 
+import jupyter_client
 import keras
 import numpy as np
 import pytest
@@ -57,6 +61,67 @@ def test_import_error_of_tensorflow_shows_its_log(python, tmp_path):
     assert bad.returncode == 1
     assert bad.stderr.startswith("from C\nfrom Python\nTraceback")
     assert bad.stderr.rstrip().endswith("ImportError: no libcuda")
+
+
+def test_a_crash_while_tensorflow_loads_leaves_its_last_words(python, tmp_path):
+    (tmp_path / "tensorflow.py").write_text("import os\nos.write(2, b'compiled for AVX\\n')\nos.abort()")
+    crash = python("import course_utils, tensorflow")
+    assert crash.returncode not in (0, 1) and crash.stderr == "compiled for AVX\n"
+
+
+def test_a_crash_in_a_notebook_leaves_its_last_words_where_jupyter_was_started(tmp_path):
+    (tmp_path / "tensorflow.py").write_text("import os\nos.write(2, b'compiled for AVX\\n')\nos.abort()")
+    env = os.environ | {"PYTHONPATH": os.pathsep.join([str(tmp_path), str(ROOT)])}
+    manager = jupyter_client.KernelManager(kernel_name="python3")
+    with open(tmp_path / "terminal", "w+") as terminal:
+        manager.start_kernel(env=env, stderr=terminal, stdout=subprocess.DEVNULL)
+        try:
+            client = manager.blocking_client()
+            client.start_channels()
+            client.wait_for_ready(timeout=60)
+            client.execute("import course_utils, tensorflow")
+            deadline = time.monotonic() + 30
+            while "compiled for AVX" not in (tmp_path / "terminal").read_text() and time.monotonic() < deadline:
+                time.sleep(0.05)
+            client.stop_channels()
+        finally:
+            manager.shutdown_kernel(now=True)
+    assert "compiled for AVX" in (tmp_path / "terminal").read_text()
+
+
+WITHOUT_TENSORFLOW = """
+import importlib.util
+assert importlib.util.find_spec("tensorflow") is None
+import numpy as np
+from course_utils import environment, planner, plots, proofs
+from course_utils.data import load_digits
+from course_utils.model import build_model
+from course_utils.exercises import data_vs_model_parallelism as exercises
+
+(x_train, y_train), (x_test, y_test) = load_digits()
+model = build_model()
+layers = planner.layer_costs(model)
+plots.bars({layer.name: layer.parameters for layer in layers}, "weights", "Almost all weights sit in one layer")
+proofs.same(model.get_weights(), build_model().get_weights(), 0, "the same seed, the same weights")
+exercises.micro_batches(lambda stages, idle: 1)
+print(x_train.shape, np.asarray(model(x_test[:2])).shape, sum(layer.parameters for layer in layers))
+print(environment.report())
+"""
+
+
+@pytest.mark.skipif(os.name == "nt", reason="makes links to the installed packages")
+def test_without_tensorflow(tmp_path):
+    """In an interpreter that sees every installed package but TensorFlow's."""
+    (tmp_path / "packages").mkdir()
+    for package in pathlib.Path(np.__file__).parents[1].iterdir():
+        if not package.name.lower().startswith("tensorflow"):
+            (tmp_path / "packages" / package.name).symlink_to(package)
+    env = os.environ | {"PYTHONPATH": f"{tmp_path / 'packages'}{os.pathsep}{ROOT}", "KERAS_BACKEND": "jax"}
+    command = [sys.executable, "-S", "-c", WITHOUT_TENSORFLOW]
+    answer = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True, timeout=120)
+    assert answer.returncode == 0, answer.stderr
+    assert "bit-identical ✓" in answer.stdout and "(1536, 28, 28, 1) (2, 10) 693962" in answer.stdout
+    assert re.search("TensorFlow +not installed", answer.stdout) and "remedy " in answer.stdout
 
 
 def test_missing_tensorflow_is_an_ordinary_import_error(python):

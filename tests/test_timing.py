@@ -1,5 +1,9 @@
 """Honest timing, with a clock that only the steps and the devices move."""
 
+import os
+import pathlib
+import socket
+import subprocess
 import sys
 import types
 
@@ -21,7 +25,7 @@ def machine(monkeypatch):
         machine.waits += 1
 
     monkeypatch.setattr(timing, "time", types.SimpleNamespace(perf_counter=lambda: machine.now))
-    monkeypatch.setattr(tf.test.experimental, "sync_devices", wait)
+    monkeypatch.setattr(tf.raw_ops, "SyncDevice", wait)
     return machine
 
 
@@ -55,7 +59,7 @@ def test_median_and_quartiles_without_the_warm_up(machine, on, times, median, lo
 
 def test_waits_for_the_devices_before_and_after_each_repeat(machine):
     timing.compare({"step": lambda: None}, warmup=1, repeats=3)
-    assert machine.waits == 6
+    assert machine.waits == 6 * len(tf.config.list_logical_devices())
 
 
 def test_works_without_tensorflow(machine, monkeypatch):
@@ -116,3 +120,39 @@ def test_wrong_examples(examples):
 
 def test_text():
     assert str(Timing(4.001, 2, 8.125, 9)) == "4.00 ms (2.00 to 8.12, 9 repeats)"
+
+
+WORKER = """
+import json, os, sys
+import course_utils
+index, *ports = sys.argv[1:]
+workers = [f"127.0.0.1:{port}" for port in ports]
+os.environ["TF_CONFIG"] = json.dumps({"cluster": {"worker": workers}, "task": {"type": "worker", "index": int(index)}})
+import tensorflow as tf
+from course_utils import timing
+strategy = tf.distribute.MultiWorkerMirroredStrategy()
+add = tf.function(lambda: strategy.run(lambda: tf.ones(3) + 1))
+print(timing.compare({"add": add}, warmup=1, repeats=2)["add"].repeats, len(tf.config.list_logical_devices()))
+"""
+
+
+def test_one_worker_of_two_waits_for_its_own_devices(tmp_path):
+    ports = []
+    for _ in range(2):
+        with socket.socket() as listener:
+            listener.bind(("127.0.0.1", 0))
+            ports.append(str(listener.getsockname()[1]))
+    (tmp_path / "worker.py").write_text(WORKER)
+    env = os.environ | {"PYTHONPATH": str(pathlib.Path(timing.__file__).parents[1])}
+    workers = [
+        subprocess.Popen(
+            [sys.executable, "worker.py", index, *ports], cwd=tmp_path, env=env, stdout=subprocess.PIPE, text=True
+        )
+        for index in "01"
+    ]
+    try:
+        said = [worker.communicate(timeout=60)[0] for worker in workers]
+    finally:
+        for worker in workers:
+            worker.kill()
+    assert said == ["2 2\n", "2 2\n"]

@@ -1,0 +1,92 @@
+"""The Makefile: whom it refuses, and that the course opens, as root too."""
+
+import os
+import pathlib
+import re
+import shutil
+import signal
+import subprocess
+import time
+import urllib.error
+import urllib.request
+
+import pytest
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+pytestmark = pytest.mark.skipif(os.name == "nt" or not shutil.which("make"), reason="needs make and a POSIX shell")
+
+
+def make(folder, *words, **env):
+    command = ["make", "--no-print-directory", *words]
+    env = {name: value for name, value in os.environ.items() if not name.startswith("MAKE")} | env
+    return subprocess.run(
+        command, cwd=folder, env=env, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=60
+    )
+
+
+@pytest.fixture
+def fresh(tmp_path):
+    """The Makefile and the requirements, without a virtual environment."""
+    for name in "Makefile", "requirements.txt":
+        shutil.copy(ROOT / name, tmp_path)
+    return tmp_path
+
+
+def fake_python(folder, name, code):
+    """A Python that does the check of the Makefile as `code` says, and writes down what else it is asked to do."""
+    path = folder / name
+    path.write_text(f'#!/bin/sh\n[ "$1" = -c ] && exit {code}\necho "$0 $*" >> {folder}/asked\nexit 3\n')
+    path.chmod(0o755)
+    return path
+
+
+@pytest.mark.parametrize("python", ["old", "/no/such/python"])
+def test_a_python_that_does_not_fit_is_refused_in_one_sentence(fresh, python):
+    old = fake_python(fresh, "old", 1)
+    said = make(fresh, "run", f"PYTHON={old if python == 'old' else python}")
+    assert said.returncode and "Making" not in said.stdout and not (fresh / ".venv").exists()
+    sentence, fault = said.stderr.splitlines()
+    assert "is not Python 3.11, 3.12 or 3.13 with venv and ensurepip" in sentence and fault.startswith("make: ***")
+
+
+def test_a_python_without_ensurepip_is_not_chosen(fresh):
+    (fresh / "bin").mkdir()
+    for name in "python3.12", "python3.13":
+        fake_python(fresh / "bin", name, 1)  # as one without ensurepip answers
+    good = fake_python(fresh / "bin", "python3.11", 0)
+    said = make(fresh, "run", PATH=f"{fresh / 'bin'}:/usr/bin:/bin")
+    assert "Making .venv with" in said.stdout
+    assert "-m venv .venv" in said.stdout and "python3.11 -m venv .venv" in (fresh / "bin" / "asked").read_text()
+    assert good.exists() and said.returncode
+
+
+def test_the_check_asks_for_ensurepip():
+    assert "import ensurepip, sys, venv" in (ROOT / "Makefile").read_text()
+
+
+def test_gpus_are_hidden_from_the_tests_and_said_so():
+    steps = make(ROOT, "--dry-run", "test").stdout
+    assert "hidden from TensorFlow" in steps and "export CUDA_VISIBLE_DEVICES := -1" in (ROOT / "Makefile").read_text()
+    assert "--nbval-lax notebooks" in make(ROOT, "--dry-run", "test-gpu").stdout
+
+
+@pytest.mark.skipif(not (ROOT / ".venv" / "ready").exists(), reason="needs the environment that make makes")
+def test_lab_opens_with_its_token(tmp_path):
+    log = tmp_path / "log"
+    env = os.environ | {"JUPYTER_CONFIG_DIR": str(tmp_path), "JUPYTER_RUNTIME_DIR": str(tmp_path), "BROWSER": "true"}
+    with open(log, "w") as file:
+        lab = subprocess.Popen(["make", "lab"], cwd=ROOT, env=env, stdout=file, stderr=file, start_new_session=True)
+    try:
+        deadline = time.monotonic() + 60
+        while not (found := re.search(r"http://(?:127\.0\.0\.1|localhost):(\d+)/lab\S*\?token=(\w+)", log.read_text())):
+            assert lab.poll() is None and time.monotonic() < deadline, log.read_text()
+            time.sleep(0.1)
+        port, token = found.groups()
+        address = f"http://127.0.0.1:{port}/api/contents/01_one_device_strategy.ipynb?content=0"
+        with urllib.request.urlopen(f"{address}&token={token}", timeout=30) as answer:
+            assert answer.status == 200
+        with pytest.raises(urllib.error.HTTPError, match="403"):
+            urllib.request.urlopen(address, timeout=30)
+    finally:
+        os.killpg(lab.pid, signal.SIGTERM)
+        lab.wait(30)
