@@ -1,5 +1,6 @@
 """`import course_utils` is quick, loads nothing heavy, and keeps TensorFlow's start-up log to itself."""
 
+import ast
 import json
 import os
 import pathlib
@@ -163,3 +164,30 @@ def test_false_alarm_of_fit_is_quiet():
     assert not alarms(quiet_logs)
     if keras.version() >= "3.15":
         assert alarms(lambda: None), "Keras has stopped warning: the filter can go"
+
+
+PROVIDES = {"scikit-learn": "sklearn", "ipython": "IPython"}
+
+
+def test_every_package_that_is_imported_is_listed():
+    listed = re.findall(r"^([\w-]+)", (ROOT / "requirements.txt").read_text(encoding="utf-8"), re.M)
+    listed = {PROVIDES.get(name, name) for name in listed}
+    own = {"course_utils", "conftest", *(path.stem for path in (ROOT / "tools").glob("*.py"))}
+    sources = [path.read_text(encoding="utf-8") for folder in ("course_utils", "tests", "tools")
+               for path in (ROOT / folder).rglob("*.py")]  # fmt: skip
+    for path in (ROOT / "notebooks").glob("*.ipynb"):
+        cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
+        sources += ["".join(cell["source"]) for cell in cells if cell["cell_type"] == "code"]
+    imported = {
+        name.split(".")[0]
+        for source in sources
+        for node in ast.walk(ast.parse(source))
+        for name in (
+            [alias.name for alias in node.names]
+            if isinstance(node, ast.Import)
+            else [node.module]
+            if isinstance(node, ast.ImportFrom)
+            else []
+        )
+    }
+    assert imported - set(sys.stdlib_module_names) - own <= listed
