@@ -16,9 +16,10 @@ ROOT = pathlib.Path(__file__).resolve().parent.parent
 pytestmark = pytest.mark.skipif(os.name == "nt" or not shutil.which("make"), reason="needs make and a POSIX shell")
 
 
-def make(folder, *words, **env):
+def make(folder, *words, **extra):
     command = ["make", "--no-print-directory", *words]
-    env = {name: value for name, value in os.environ.items() if not name.startswith("MAKE")} | env
+    env = {name: value for name, value in os.environ.items() if not name.startswith(("MAKE", "PYTHON"))}
+    env = env | extra
     return subprocess.run(
         command, cwd=folder, env=env, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=60
     )
