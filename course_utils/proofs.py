@@ -58,10 +58,11 @@ def holds(condition, what):
 
 
 @contextlib.contextmanager
-def raises(error, sentences=1):
+def raises(error, sentences=1, words=None):
     """Run the block, which must raise `error`, and print the error as Python would: its name, and its first sentences.
 
     error: an exception class, or a tuple of them, one of which must come.
+    words: what its text must hold, printed instead of its beginning: for errors that begin with a machine's own paths.
 
     Used instead of Jupyter's tag `raises-exception`, which we have not been able to try on Colab: where a front end
     ignores the tag, «Run all» stops at the first such cell; and no front end notices when the error stops coming.
@@ -70,7 +71,9 @@ def raises(error, sentences=1):
     try:
         yield
     except error as problem:
-        print(f"{type(problem).__name__}: {opening(problem, sentences)}")
+        if words and words not in str(problem):
+            raise AssertionError(f"the error should have said {words!r}, and said: {problem}") from problem
+        print(f"{type(problem).__name__}: {f'… {words} …' if words else opening(problem, sentences)}")
     else:
         names = " or ".join(each.__name__ for each in (error if isinstance(error, tuple) else (error,)))
         raise AssertionError(f"this should have raised {names}, and did not")

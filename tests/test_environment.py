@@ -168,7 +168,37 @@ def test_slices_are_not_called_physical(hardware, gpus):
         environment.logical_devices(gpus)
 
 
-@pytest.mark.parametrize("notebook", sorted((ROOT / "notebooks").glob("*.ipynb")), ids=lambda path: path.stem)
+@pytest.mark.parametrize(
+    "gpus, system, count, way",
+    [
+        (0, "Linux", 8, "ReductionToOneDevice"),
+        (1, "Linux", 8, "HierarchicalCopyAllReduce"),
+        (2, "Linux", 2, "NcclAllReduce"),
+        (8, "Linux", 8, "NcclAllReduce"),
+        (2, "Windows", 2, "HierarchicalCopyAllReduce"),
+    ],
+)
+def test_what_the_gpu_notebook_builds(hardware, monkeypatch, gpus, system, count, way):
+    """Cells of notebook 02 that do something else on other hardware."""
+    path = ROOT / "notebooks" / "02_gpu_strategy.ipynb"
+    cells = {cell.id: cell.source for cell in nbformat.read(path, as_version=4).cells}
+    hardware(gpus)
+    monkeypatch.setattr(platform, "system", lambda: system)
+    built = []
+    monkeypatch.setattr(tf.distribute, "MirroredStrategy", lambda *arguments: built.append(arguments))
+    names = {"environment": environment}
+    exec(cells["devices"], names)
+    exec(cells["choose"], names)
+    names["mirrored"](2)
+    (devices, all_reduce), kind = built[0], "GPU" if gpus else "CPU"
+    assert names["DEVICES"] == [f"{kind}:{i}" for i in range(count)] and devices == names["DEVICES"][:2]
+    assert type(all_reduce).__name__ == way and names["COUNTS"] == [n for n in (1, 2, 4, 8) if n <= count]
+
+
+NOTEBOOKS = [path for path in sorted((ROOT / "notebooks").glob("*.ipynb")) if "error-late" in path.read_text("utf-8")]
+
+
+@pytest.mark.parametrize("notebook", NOTEBOOKS, ids=lambda path: path.stem)
 @pytest.mark.parametrize("gpus", [0, 1, 2, 4, 8])
 def test_the_error_of_late_devices_comes_on_any_number_of_gpus(hardware, gpus, notebook, capsys):
     cells = {cell.id: cell.source for cell in nbformat.read(notebook, as_version=4).cells}

@@ -9,10 +9,11 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from course_utils.exercises import data_vs_model_parallelism, one_device_strategy
+from course_utils.data import make_dataset
+from course_utils.exercises import data_vs_model_parallelism, gpu_strategy, one_device_strategy
 from course_utils.model import build_model
 
-MODULES = (data_vs_model_parallelism, one_device_strategy)
+MODULES = (data_vs_model_parallelism, one_device_strategy, gpu_strategy)
 
 
 def boom(*_):
@@ -70,6 +71,25 @@ def by_variable(average):
 
 def weighted(parts, sizes):
     return sum(size * part for size, part in zip(sizes, parts, strict=True))
+
+
+def batches_of(global_batch_size):
+    return make_dataset(np.zeros((256, 1)), np.zeros(256), global_batch_size)
+
+
+@functools.cache
+def mirrored(count):
+    devices = [f"CPU:{i}" for i in range(count)]
+    return tf.distribute.MirroredStrategy(devices, tf.distribute.ReductionToOneDevice())
+
+
+def sizes_of(strategy, labels):
+    return strategy.run(lambda mine: tf.shape(mine)[0], args=(labels,))
+
+
+def slices(batch, count):
+    share = math.ceil(batch / count)
+    return [max(0, min(share, batch - k * share)) for k in range(count)]
 
 
 def halves(x, W):
@@ -165,6 +185,32 @@ WRONG = {
         (lambda x, W: x[:, 3:] @ W[:3] + x[:, :3] @ W[3:], "each half of x's columns belongs to its half of W's rows"),
         (boom, RAISED),
     ],
+    "dataset_for": [
+        (lambda strategy, n: ..., TODO),
+        (lambda strategy, n: n, "int is not a tf.data.Dataset."),
+        (lambda strategy, n: batches_of(n), "With 2 replicas and 8 examples for each, they get [4, 4]"),
+        (lambda strategy, n: batches_of(2 * n), "With 1 replica and 8 examples for each, they get [16]"),
+        (lambda strategy, n: batches_of(8 * strategy.num_replicas_in_sync), "and 24 examples for each, they get [8]"),
+        (boom, RAISED),
+    ],
+    "shares": [
+        (lambda batch, n: ..., TODO),
+        (lambda batch, n: 32, "it must return a list of 4, not 32"),
+        (lambda batch, n: [32, 32, 32, 32], "Of 7 examples your 4 replicas get [32, 32, 32, 32], 128 together."),
+        (lambda batch, n: [batch // n] * n, "Of 7 examples your 4 replicas get [1, 1, 1, 1], 4 together."),
+        (lambda batch, n: [math.ceil(batch / n)] * n, "Of 7 examples your 4 replicas get [2, 2, 2, 2], 8 together."),
+        (lambda batch, n: [len(each) for each in np.array_split(range(batch), n)], "[2, 2, 1, 1] adds up, but"),
+        (lambda batch, n: [batch // n] * (n - 1) + [batch - batch // n * (n - 1)], "but TensorFlow cuts slices of 2"),
+        (boom, RAISED),
+    ],
+    "examples_seen": [
+        (lambda strategy, labels: ..., TODO),
+        (lambda strategy, labels: int(sizes_of(strategy, labels)), "TypeError: int() argument must be"),
+        (lambda strategy, labels: 32, "A batch of 16 examples on 2 replicas: you count 32."),
+        (lambda strategy, labels: sizes_of(strategy, labels).values[0], "A batch of 32 examples on 2 replicas"),
+        (lambda strategy, labels: strategy.reduce("MEAN", sizes_of(strategy, labels), axis=None), "you count 16."),
+        (boom, RAISED),
+    ],
 }  # fmt: skip
 RIGHT = {
     "counter_on": [counter, lambda device: counter(device, 0)],
@@ -182,6 +228,9 @@ RIGHT = {
     "ring_order": [lambda device, step, n: (device - step) % n, lambda device, step, n: (device - step + 2) % n],
     "micro_batches": [lambda stages, idle: max(1, math.ceil((stages - 1) * (1 - idle) / idle - 1e-9))],
     "row_split": [lambda x, W: sum(halves(x, W)), lambda x, W: x @ W],
+    "dataset_for": [lambda strategy, n: batches_of(n * strategy.num_replicas_in_sync)],
+    "shares": [slices, lambda batch, n: np.array(slices(batch, n))],
+    "examples_seen": [lambda strategy, labels: strategy.reduce("SUM", sizes_of(strategy, labels), axis=None)],
 }
 
 
@@ -193,7 +242,13 @@ def module_of(exercise):
 @pytest.fixture
 def verdict(capsys, original):
     """What a check prints about an answer."""
-    rest = {"counter_on": (["CPU:0", "CPU:1"],), "batch_loss": (8,), "moved": (original, "CPU:2")}
+    rest = {
+        "counter_on": (["CPU:0", "CPU:1"],),
+        "batch_loss": (8,),
+        "moved": (original, "CPU:2"),
+        "dataset_for": ([mirrored(1), mirrored(2), mirrored(4)],),
+        "examples_seen": (mirrored(2),),
+    }
 
     def verdict(exercise, answer):
         assert getattr(module_of(exercise), exercise)(answer, *rest.get(exercise, ())) is None

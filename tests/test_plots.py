@@ -50,7 +50,7 @@ MEMORY = {
 COUNTS = [2**k for k in range(11)]
 GROWING = {"the course's model": {n: n**-0.5 for n in COUNTS}, "ResNet-50's size": {n: n**0.7 for n in COUNTS}}
 SHARES = {name: {n: i / 10 for i, n in enumerate(COUNTS)} for name in GROWING}
-ALL_REDUCE = "all-reduce: 2.6 MiB of gradients from each device, their average back to each"
+ALL_REDUCE = "all-reduce: 2.6 MiB of gradients from each device, combined, back to each"
 SCOPES = {
     "CPU:0": [("plain model: 6 variables", "weights"), ("its optimizer: 14 variables", "optimizer")],
     "CPU:1": [("pinned model: 6 variables", "weights"), ("its optimizer: 14 variables", "optimizer")],
@@ -123,7 +123,7 @@ CASES = {
     "step on 2": (
         lambda title: plots.training_step(devices(2), 64, title, 693_962 * 4),
         "Two replicas: one thing is new, the all-reduce",
-        [*devices(2), "64 examples", *STEP, "their average", ALL_REDUCE],
+        [*devices(2), "64 examples", *STEP, "batch's gradient", ALL_REDUCE],
     ),
     "step on 3": (
         lambda title: plots.training_step(devices(3), 32, title, 693_962 * 4),
@@ -139,6 +139,13 @@ CASES = {
         lambda title: plots.training_step([f"GPU:{i}" for i in range(8)], list(range(1001, 1009)), title, 693_962 * 4),
         "Eight replicas",
         ["GPU:0", "GPU:1", "…\n5 more", "GPU:7", "1001 examples", "1002 examples", "1008 examples", ALL_REDUCE],
+    ),
+    "step with numbers": (
+        lambda title: plots.training_step(
+            devices(4), 32, title, 693_962 * 4, numbers={"gradients": [f"{i}.0071" for i in range(4)]}
+        ),
+        "One number on its way",
+        [*devices(4), "0.0071", "3.0071", "new weights", ALL_REDUCE],
     ),
     "ring": (
         lambda title: plots.ring(story(4), title, "Each arrow is one\nchunk: 4 bytes."),

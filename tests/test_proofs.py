@@ -132,6 +132,15 @@ def test_one_of_several_errors(capsys, problem):
     assert capsys.readouterr().out == f"{type(problem).__name__}: {problem}\n"
 
 
+def test_the_words_of_an_error(capsys):
+    with proofs.raises(ValueError, words="too many"):
+        raise ValueError("In /home/me/x.py:\nthere are too many of them")
+    assert capsys.readouterr().out == "ValueError: … too many …\n"
+    said = "should have said 'too few', and said: too many"
+    with pytest.raises(AssertionError, match=said), proofs.raises(ValueError, words="too few"):
+        raise ValueError("too many")
+
+
 def test_none_of_several_errors():
     with (
         pytest.raises(AssertionError, match="should have raised KeyError or ValueError"),

@@ -48,11 +48,12 @@ def placement(devices, title, process="this process"):
 
 
 @styled()
-def training_step(devices, examples, title, gradient_bytes=0, optimizer=True):
+def training_step(devices, examples, title, gradient_bytes=0, optimizer=True, numbers=None):
     """One training step, a column for each device; with several, the all-reduce of the gradients across them.
 
     examples: in each device's part of the batch: one number for all, or a list with one for each.
     gradient_bytes: of one device's gradients. optimizer: whether the update goes through moments.
+    numbers: `{"gradients": [text, one a device], …}`, to stand in these boxes instead of their names.
     """
     sizes = list(examples) if isinstance(examples, (list, tuple)) else [examples] * len(devices)
     if len(sizes) != len(devices):
@@ -63,7 +64,7 @@ def training_step(devices, examples, title, gradient_bytes=0, optimizer=True):
         ("activations", "forward: activations", "model(images, training=True)"),
         ("gradients", "backward: gradients", "tape.gradient(loss, …)"),
         ("travels", "", ""),
-        ("gradients", "their average", ""),
+        ("gradients", "batch's gradient", ""),
         ("optimizer", "optimizer: moments", "optimizer.apply_gradients(…)"),
         ("weights", "update: new weights", "model.trainable_variables"),
     ]
@@ -78,13 +79,14 @@ def training_step(devices, examples, title, gradient_bytes=0, optimizer=True):
                 look = (COLOURS["travels"], 2.4) if "travels" in (what, rows[k - 1][0]) else ()
                 arrow(axes, (middle, bottoms[k - 1]), (middle, bottom + 0.36), *look)
             if what != "travels":
-                words = text.format(sizes[index])
-                words = words if len(devices) < 3 else words.split(": ")[-1]
+                short = text.format(sizes[index]).split(": ")[-1]
+                words = numbers[short][index] if short in (numbers or {}) else short
+                words = words if len(devices) > 2 or words != short else text.format(sizes[index])
                 box(axes, left + inset, bottom, span - 2 * inset, 0.36, colour(what), words)
             if not several:
                 axes.text(3.9, bottom + 0.18, code, va="center", family="monospace", color=MUTED)
     if several:
-        text = f"all-reduce: {gradient_bytes / 2**20:.1f} MiB of gradients from each device, their average back to each"
+        text = f"all-reduce: {gradient_bytes / 2**20:.1f} MiB of gradients from each device, combined, back to each"
         box(axes, 0.28, bottoms[3], 6.64, 0.36, COLOURS["travels"], text, color="white", weight="bold")
     else:  # the weights of this step are those of the next step's forward pass
         first, last = bottoms[1] + 0.18, bottoms[-1] + 0.18

@@ -1,0 +1,63 @@
+"""Checks of the exercises of notebook 02."""
+
+from course_utils.exercises import exercise, missing
+
+
+def _batches(strategy, dataset):
+    """How many examples each replica gets of the data set's first batch."""
+    first = next(iter(strategy.experimental_distribute_dataset(dataset)))
+    return [len(each) for each in strategy.experimental_local_results(first[0])]
+
+
+@exercise("Exercise 1")
+def dataset_for(function, strategies):
+    """Exercise 1: `function(strategy, per_replica_batch_size)` is a data set that gives each replica that many."""
+    for strategy in strategies:
+        for wanted in 8, 24:
+            dataset = function(strategy, wanted)
+            if missing(dataset):
+                return missing(dataset)
+            if not hasattr(dataset, "element_spec"):
+                return f"{type(dataset).__name__} is not a tf.data.Dataset."
+            found, count = _batches(strategy, dataset), strategy.num_replicas_in_sync
+            if found != [wanted] * count:
+                return (
+                    f"With {count} replica{'s' * (count > 1)} and {wanted} examples for each, they get {found}: "
+                    f"the data set's batch is the global one, of {count * wanted} examples here."
+                )
+    return ""
+
+
+@exercise("Exercise 2")
+def shares(function):
+    """Exercise 2: `function(batch, num_replicas)` lists how many of a batch's examples each replica gets."""
+    for batch, count in (128, 4), (7, 4), (5, 2), (6, 4), (2, 4), (9, 8), (3, 1):
+        found = function(batch, count)
+        if missing(found):
+            return missing(found)
+        if not hasattr(found, "__len__") or len(found) != count:
+            return f"For {count} replica{'s' * (count > 1)} it must return a list of {count}, not {found!r}."
+        found, share = [int(each) for each in found], -(-batch // count)
+        right = [max(0, min(share, batch - k * share)) for k in range(count)]
+        if sum(found) != batch:
+            return f"Of {batch} examples your {count} replicas get {found}, {sum(found)} together."
+        if found != right:
+            return (
+                f"{batch} examples, {count} replicas: {found} adds up, but TensorFlow cuts slices of {share}: {right}."
+            )
+    return ""
+
+
+@exercise("Exercise 3")
+def examples_seen(function, strategy):
+    """Exercise 3: `function(strategy, labels)` counts the examples of one batch on all replicas, as one number."""
+    import tensorflow as tf
+
+    for batch in 32, 8 * strategy.num_replicas_in_sync, 3 * strategy.num_replicas_in_sync:
+        dataset = tf.data.Dataset.range(batch).batch(batch)
+        found = function(strategy, next(iter(strategy.experimental_distribute_dataset(dataset))))
+        if missing(found):
+            return missing(found)
+        if int(found) != batch:
+            return f"A batch of {batch} examples on {strategy.num_replicas_in_sync} replicas: you count {int(found)}."
+    return ""
