@@ -110,6 +110,11 @@ CASES = {
         "Eight devices",
         ["CPU:0", "CPU:1", "…\n5 more", "CPU:7", "nothing"],
     ),
+    "placement on 8, wide": (
+        lambda title: plots.placement({f"CPU:{i}": [("moments 5.3 MiB", "optimizer")] for i in range(8)}, title),
+        "8 replicas keep everything 8 times",
+        ["moments 5.3 MiB"],
+    ),
     "placement of nothing": (
         lambda title: plots.placement({"GPU:0": []}, title),
         "Nothing yet",

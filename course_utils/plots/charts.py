@@ -43,8 +43,8 @@ def lines(curves, title, x, y, *, looks=None, log="", ylim=None, across=None, at
             (handles[label],) = axes.plot(list(points), middle, label=label, **(marker | styles[label]))
             if error.any():
                 axes.errorbar(list(points), middle, error, fmt="none", ecolor=handles[label].get_color(), capsize=4)
-        for label, value in (levels or {}).items():
-            handles[label] = axes.axhline(value, color=INK, linestyle=":", linewidth=1.3, label=label)
+        for stroke, (label, value) in zip(":-", (levels or {}).items(), strict=False):
+            handles[label] = axes.axhline(value, color=INK, linestyle=stroke, linewidth=1.3, label=label)
         _scale(axes, sorted(set(itertools.chain(*panel.values()))), logs, limits, 10 // len(row))
         axes.set(xlabel=xlabel, ylabel=ylabel if axes is row[0] or not isinstance(y, str) else "", title=name or "")
         for text, value in (places or {}).items():

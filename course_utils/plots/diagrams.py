@@ -41,7 +41,8 @@ def placement(devices, title, process="this process"):
     axes.text(0.22, height - 0.17, process, va="top", size=10, color=MUTED)
     for index, left, span in _devices(axes, list(devices), 0.2, 0.2, 6.8, height - 0.7):
         for k, (text, what) in enumerate(contents[index]):
-            box(axes, left + 0.22, height - 0.84 - row * (k + 1), span - 0.44, row - 0.08, colour(what), text)
+            look = {"fill": colour(what), "text": text, "size": 10 if len(devices) < 4 else 9}
+            box(axes, left + 0.14, height - 0.84 - row * (k + 1), span - 0.28, row - 0.08, **look)
         if not contents[index]:
             label(axes, left + span / 2, height - 0.92 - row / 2, "nothing", color=MUTED)
     return figure
