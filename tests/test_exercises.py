@@ -211,6 +211,17 @@ WRONG = {
         (lambda strategy, labels: strategy.reduce("MEAN", sizes_of(strategy, labels), axis=None), "you count 16."),
         (boom, RAISED),
     ],
+    "replica_loss": [
+        (lambda losses, weights, penalty, real, n: ..., TODO),
+        (lambda losses, weights, penalty, real, n: (losses * weights).sum() / real + penalty, "the penalty 2 times: 16."),
+        (lambda losses, weights, penalty, real, n: losses.sum() / real + penalty / n, "the padding counts."),
+        (lambda losses, weights, penalty, real, n: (losses * weights).sum() / (real + 1) + penalty / n, "without the padding"),
+        (lambda losses, weights, penalty, real, n: (losses * weights).mean() + penalty, "your shares add up to 18 instead of"),
+        (lambda losses, weights, penalty, real, n: (losses * weights).sum() / 3 + penalty / 2, "4 replicas, 3 real"),
+        (lambda losses, weights, penalty, real, n: losses * weights / real, "has a dimension left"),
+        (lambda losses, weights, penalty, real, n: 5.0 if n == 2 else 1.0, "your shares add up to 4 instead of 7."),
+        (boom, RAISED),
+    ],
 }  # fmt: skip
 RIGHT = {
     "counter_on": [counter, lambda device: counter(device, 0)],
@@ -230,6 +241,10 @@ RIGHT = {
     "row_split": [lambda x, W: sum(halves(x, W)), lambda x, W: x @ W],
     "dataset_for": [lambda strategy, n: batches_of(n * strategy.num_replicas_in_sync)],
     "shares": [slices, lambda batch, n: np.array(slices(batch, n))],
+    "replica_loss": [
+        lambda losses, weights, penalty, real, n: (losses * weights).sum() / real + penalty / n,
+        lambda losses, weights, penalty, real, n: float(np.dot(losses, weights)) / real + penalty / n,
+    ],
     "examples_seen": [lambda strategy, labels: strategy.reduce("SUM", sizes_of(strategy, labels), axis=None)],
 }
 

@@ -61,3 +61,38 @@ def examples_seen(function, strategy):
         if int(found) != batch:
             return f"A batch of {batch} examples on {strategy.num_replicas_in_sync} replicas: you count {int(found)}."
     return ""
+
+
+@exercise("Exercise 4")
+def replica_loss(function):
+    """Exercise 4: `function(losses, weights, penalty, num_real, num_replicas)` is a replica's share of the loss.
+
+    The shares of all replicas must add up to the mean loss of the real examples (weight 1) plus the penalty, once.
+    """
+    import numpy as np
+
+    cases = [  # losses and weights of each replica, penalty
+        ([([1.0, 3.0], [1.0, 1.0]), ([8.0, 5.0], [1.0, 0.0])], 6.0),
+        ([([2.0], [1.0]), ([4.0], [1.0]), ([9.0], [1.0]), ([7.0], [0.0])], 2.0),
+    ]
+    for shards, penalty in cases:
+        shards = [(np.array(losses), np.array(weights)) for losses, weights in shards]
+        losses, weights = (np.concatenate(each) for each in zip(*shards, strict=True))
+        real, count = int(weights.sum()), len(shards)
+        shares = [function(mine, theirs, penalty, real, count) for mine, theirs in shards]
+        if any(missing(each) for each in shares):
+            return "Replace the `...`."
+        if any(np.ndim(each) for each in shares):
+            return "A replica's loss is one number; yours has a dimension left."
+        found, mean = float(sum(shares)), float((losses * weights).sum() / real)
+        if abs(found - mean - penalty) <= 1e-6:
+            continue
+        story = f"{count} replicas, {real} real examples of {len(losses)}: the mean loss is {mean:g}, the penalty {penalty:g}"
+        if abs(found - mean - count * penalty) <= 1e-6:
+            return f"{story}; your shares count the penalty {count} times: {found:g}."
+        if abs(found - losses.sum() / real - penalty) <= 1e-6:
+            return f"{story}; your shares add up to {found:g}: the padding counts."
+        if abs(found - mean * real / len(losses) - penalty) <= 1e-6:
+            return f"{story}; your shares add up to {found:g}: divide by the real examples, without the padding."
+        return f"{story}; your shares add up to {found:g} instead of {mean + penalty:g}."
+    return ""
