@@ -2,35 +2,37 @@
 # make run       execute every notebook, and leave it as HTML under build/
 # make test      everything that proves the course works; GPUs are hidden from it
 # make test-gpu  the notebooks on this machine's GPUs: proofs judge, stored outputs are not compared
-# Each first makes .venv from requirements.txt if it is missing or older.
+# Each first makes .venv from requirements.txt if it is missing or older; with GPU=1 from requirements-gpu.txt.
 
 FITS := import ensurepip, sys, venv; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))
 PYTHON ?= $(shell for python in python3.12 python3.13 python3.11 python3 python; do \
 	$$python -c '$(FITS)' 2>/dev/null && echo $$python && break; done)
 BIN := .venv/bin
+REQUIREMENTS := requirements$(if $(GPU),-gpu).txt
+READY := .venv/ready$(if $(GPU),-gpu)
 AS_ROOT := $(if $(filter 0,$(shell id -u)),--allow-root --ip=127.0.0.1)
 
 .PHONY: lab run test test-gpu
-lab: .venv/ready
+lab: $(READY)
 	$(BIN)/jupyter lab $(AS_ROOT) notebooks
 
-run: .venv/ready
+run: $(READY)
 	$(BIN)/python tools/run.py
 
 test: export CUDA_VISIBLE_DEVICES := -1
-test: .venv/ready
+test: $(READY)
 	@echo "GPUs, if any, are hidden from TensorFlow: stored outputs are a CPU's. To use them: make test-gpu"
 	$(BIN)/ruff check . && $(BIN)/ruff format --check .
 	$(BIN)/python -m pytest --nbval
 
-test-gpu: .venv/ready
+test-gpu: $(READY)
 	@$(BIN)/python -c "import course_utils, sys, tensorflow as tf; sys.exit(None if tf.config.list_physical_devices('GPU') else 'TensorFlow sees no GPU here: make test runs everything without one')"
 	$(BIN)/python -m pytest --nbval-lax notebooks
 
-.venv/ready: requirements.txt
+$(READY): requirements.txt $(REQUIREMENTS)
 	@test -n "$(PYTHON)" || { echo "The course needs Python 3.11, 3.12 or 3.13 with venv and ensurepip (on Debian: apt install python3-venv); none was found. Name one: make PYTHON=/path/to/python" >&2; exit 1; }
 	@$(PYTHON) -c '$(FITS)' 2>/dev/null || { echo "PYTHON=$(PYTHON) is not Python 3.11, 3.12 or 3.13 with venv and ensurepip" >&2; exit 1; }
-	@echo "Making .venv with $$($(PYTHON) --version): 3 GB to install, a few minutes"
+	@echo "Making .venv with $$($(PYTHON) --version): $(if $(GPU),8,3) GB to install, a few minutes"
 	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --disable-pip-version-check --requirement requirements.txt
+	$(BIN)/python -m pip install --disable-pip-version-check --requirement $(REQUIREMENTS)
 	@touch $@

@@ -11,7 +11,7 @@ import warnings
 from course_utils.arguments import one_of, whole_number
 
 GPU_SLICE_MIB = 1024
-"""Memory of one logical GPU. The course's model needs a tenth of it, and eight slices fit the smallest GPU on Colab."""
+"""Memory of one logical GPU where its card does not say how much it has. The course's model needs a tenth of it."""
 
 
 def quiet_logs():
@@ -115,7 +115,37 @@ def facts():
     gpus = tf.config.list_physical_devices("GPU")
     names = [tf.config.experimental.get_device_details(gpu).get("device_name", gpu.name) for gpu in gpus]
     tpus = tf.config.list_physical_devices("TPU")
-    return found | {"GPUs": ", ".join(names) or "none", "TPUs": str(len(tpus) or "none")}
+    found |= {"GPUs": ", ".join(names) or "none", "TPUs": str(len(tpus) or "none")}
+    return found if gpus else found | _unused_gpu()
+
+
+def _unused_gpu():
+    """A remedy, if there is an NVIDIA GPU here that TensorFlow does not use; else nothing."""
+    card = _nvidia_smi("name")
+    if not card:
+        return {}
+    hidden = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if hidden in ("", "-1"):
+        remedy = f"CUDA_VISIBLE_DEVICES={hidden!r} hides it: unset that before Python starts"
+    elif os.name == "nt":
+        remedy = "TensorFlow uses GPUs on Linux only: run the course in WSL2"
+    else:
+        remedy = (
+            "TensorFlow lacks CUDA's libraries or a newer driver: make lab GPU=1, or pip install tensorflow[and-cuda]"
+        )
+    return {"GPUs": f"none that TensorFlow can use, though there is one ({card})", "remedy": remedy}
+
+
+def _nvidia_smi(what):
+    """What NVIDIA's tool says of the first GPU that this process may see, or "" (no such tool, no GPU, no answer)."""
+    first = os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")[0]
+    choice = [f"--id={first}"] if first not in ("", "-1") else []
+    command = ["nvidia-smi", f"--query-gpu={what}", "--format=csv,noheader,nounits", *choice]
+    try:
+        said = subprocess.run(command, capture_output=True, text=True, timeout=20, check=True).stdout
+    except (OSError, subprocess.SubprocessError):
+        return ""
+    return said.strip().split("\n")[0]
 
 
 def report():
@@ -138,8 +168,8 @@ def logical_devices(count, kind="auto"):
     """Names of `count` devices to build a strategy on, such as `["CPU:0", "CPU:1"]`; prints one line on what they are.
 
     count: how many devices, at least 1.
-    kind: "auto" takes physical GPUs if there are enough, else slices of the first GPU (`GPU_SLICE_MIB` of memory
-        each), else logical CPUs; "gpu" and "cpu" leave only those.
+    kind: "auto" takes physical GPUs if there are enough, else equal slices of the first GPU's free memory, less a
+        fifth for everything else, else logical CPUs; "gpu" and "cpu" leave only those.
 
     TensorFlow fixes its devices when it first uses one. Until then this may be called again with another count; after
     that only with the same. Raises ValueError for a count or kind that makes no sense, and RuntimeError, with the
@@ -159,7 +189,9 @@ def logical_devices(count, kind="auto"):
         print(f"{count} physical GPU{'s' if count > 1 else ''}")
         return [f"GPU:{i}" for i in range(count)]
     if gpus:
-        _split(gpus[0], count, [tf.config.LogicalDeviceConfiguration(memory_limit=GPU_SLICE_MIB)] * count)
+        free = _nvidia_smi("memory.free")
+        size = int(0.8 * int(free) / count) if free.isdigit() else GPU_SLICE_MIB
+        _split(gpus[0], count, [tf.config.LogicalDeviceConfiguration(memory_limit=size)] * count)
         print(f"{count} logical GPUs, slices of one physical GPU: simulated devices prove correctness, never speed")
         return [f"GPU:{i}" for i in range(count)]
     _split(tf.config.list_physical_devices("CPU")[0], count, [tf.config.LogicalDeviceConfiguration()] * count)

@@ -4,6 +4,8 @@ import importlib.metadata
 import os
 import pathlib
 import platform
+import re
+import subprocess
 import sys
 import types
 
@@ -49,8 +51,31 @@ def hardware(monkeypatch):
     return fake
 
 
-def slices(count):
-    return [tf.config.LogicalDeviceConfiguration(memory_limit=environment.GPU_SLICE_MIB)] * count
+@pytest.fixture(autouse=True)
+def nvidia_smi(monkeypatch):
+    """No NVIDIA tool on this machine, unless a test says what it answers; returns the commands it was given."""
+
+    def fake(*answers):
+        asked, answers = [], iter(answers)
+
+        def run(command, **_):
+            asked.append(command)
+            answer = next(answers, None)
+            if answer is None:
+                raise FileNotFoundError("nvidia-smi")
+            return types.SimpleNamespace(stdout=answer)
+
+        fake = types.SimpleNamespace(run=run, SubprocessError=subprocess.SubprocessError)
+        monkeypatch.setattr(environment, "subprocess", fake)
+        return asked
+
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    fake()
+    return fake
+
+
+def slices(count, size=environment.GPU_SLICE_MIB):
+    return [tf.config.LogicalDeviceConfiguration(memory_limit=size)] * count
 
 
 # logical_devices
@@ -127,6 +152,53 @@ def test_gpus(hardware, capsys, kind, gpus, count, line, split):
     assert environment.logical_devices(count, kind) == [f"GPU:{i}" for i in range(count)]
     assert capsys.readouterr().out == line + "\n"
     assert machine.splits == ({"/physical_device:GPU:0": slices(split)} if split else {})
+
+
+@pytest.mark.parametrize(
+    "said, count, size", [("15000\n", 8, 1500), ("81000\n81000\n", 4, 16200), ("[N/A]\n", 8, 1024), ("", 2, 1024)]
+)
+def test_a_slice_is_sized_from_the_cards_own_memory(hardware, nvidia_smi, said, count, size):
+    machine, asked = hardware(gpus=1), nvidia_smi(said)
+    environment.logical_devices(count)
+    assert machine.splits == {"/physical_device:GPU:0": slices(count, size)}
+    assert asked == [["nvidia-smi", "--query-gpu=memory.free", "--format=csv,noheader,nounits"]]
+
+
+def test_the_card_that_is_asked_is_the_one_that_is_seen(hardware, nvidia_smi, monkeypatch):
+    hardware(gpus=1)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3,1")
+    asked = nvidia_smi("8000")
+    environment.logical_devices(2)
+    assert asked[0][-1] == "--id=3"
+
+
+@pytest.mark.parametrize(
+    "visible, system, remedy",
+    [
+        (None, "posix", "make lab GPU=1"),
+        ("-1", "posix", "CUDA_VISIBLE_DEVICES='-1' hides it"),
+        ("", "posix", "CUDA_VISIBLE_DEVICES='' hides it"),
+        (None, "nt", "WSL2"),
+    ],
+)
+def test_a_gpu_that_tensorflow_cannot_use(hardware, nvidia_smi, monkeypatch, visible, system, remedy):
+    hardware(gpus=0)
+    nvidia_smi("NVIDIA H100 80GB HBM3\n")
+    if visible is not None:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    monkeypatch.setattr(environment.os, "name", system)
+    facts = environment._unused_gpu()
+    assert facts["GPUs"] == "none that TensorFlow can use, though there is one (NVIDIA H100 80GB HBM3)"
+    assert remedy in facts["remedy"]
+
+
+def test_the_report_has_the_remedy(hardware, nvidia_smi, monkeypatch):
+    hardware(gpus=0)
+    nvidia_smi("Tesla T4\n")
+    assert re.search("remedy +TensorFlow lacks CUDA's libraries", environment.report())
+    hardware(gpus=1)
+    monkeypatch.setattr(tf.config.experimental, "get_device_details", lambda gpu: {"device_name": "Tesla T4"})
+    assert environment.facts()["GPUs"] == "Tesla T4" and "remedy" not in environment.facts()
 
 
 def test_cpus_although_there_are_gpus(hardware, capsys):

@@ -65,6 +65,16 @@ def test_the_check_asks_for_ensurepip():
     assert "import ensurepip, sys, venv" in (ROOT / "Makefile").read_text()
 
 
+def test_gpu_asks_for_cuda(fresh):
+    shutil.copy(ROOT / "requirements-gpu.txt", fresh)
+    python = fake_python(fresh, "fits", 0)
+    plain, gpu = (make(fresh, "--dry-run", "run", f"PYTHON={python}", *words).stdout for words in ([], ["GPU=1"]))
+    assert "--requirement requirements.txt" in plain and "--requirement requirements-gpu.txt" in gpu
+    pins = [(ROOT / name).read_text() for name in ("requirements.txt", "requirements-gpu.txt")]
+    version, cuda = (re.search(r"^tensorflow(?:\[and-cuda\])?(==\S+)$", each, re.M)[1] for each in pins)
+    assert version == cuda and "-r requirements.txt" in pins[1]
+
+
 def test_gpus_are_hidden_from_the_tests_and_said_so():
     steps = make(ROOT, "--dry-run", "test").stdout
     assert "hidden from TensorFlow" in steps and "export CUDA_VISIBLE_DEVICES := -1" in (ROOT / "Makefile").read_text()

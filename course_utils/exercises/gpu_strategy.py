@@ -87,7 +87,7 @@ def replica_loss(function):
         found, mean = float(sum(shares)), float((losses * weights).sum() / real)
         if abs(found - mean - penalty) <= 1e-6:
             continue
-        story = f"{count} replicas, {real} real examples of {len(losses)}: the mean loss is {mean:g}, the penalty {penalty:g}"
+        story = f"{count} replicas, {real} real examples of {len(losses)}: mean loss {mean:g}, penalty {penalty:g}"
         if abs(found - mean - count * penalty) <= 1e-6:
             return f"{story}; your shares count the penalty {count} times: {found:g}."
         if abs(found - losses.sum() / real - penalty) <= 1e-6:
