@@ -13,7 +13,7 @@ import nbformat
 import pytest
 import tensorflow as tf
 
-from course_utils import environment, proofs
+from course_utils import environment, plots, proofs, timing
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 
@@ -265,6 +265,23 @@ def test_what_the_gpu_notebook_builds(hardware, monkeypatch, gpus, system, count
     (devices, all_reduce), kind = built[0], "GPU" if gpus else "CPU"
     assert names["DEVICES"] == [f"{kind}:{i}" for i in range(count)] and devices == names["DEVICES"][:2]
     assert type(all_reduce).__name__ == way and names["COUNTS"] == [n for n in (1, 2, 4, 8) if n <= count]
+
+
+@pytest.mark.parametrize("gpus, said", [(0, "simulated"), (4, "physical")])
+def test_what_the_gpu_notebook_calls_its_times(gpus, said):
+    path = ROOT / "notebooks" / "02_gpu_strategy.ipynb"
+    cells = {cell.id: cell.source for cell in nbformat.read(path, as_version=4).cells}
+    spans = {1: 8.0, 2: 5.0, 4: 4.0}
+    times = {n: {name: timing.Timing(ms, ms - 1, ms + 1, 7) for name in ("input", "compute", "step")}
+             for n, ms in spans.items()}  # fmt: skip
+    names = {"times": times, "gpus": [None] * gpus, "COUNTS": list(spans), "plots": plots}
+    exec(cells["parts-figure"], names)
+    assert said in names["figure"].get_suptitle()
+    exec(cells["scaling-figure"], names)
+    (axes,) = names["figure"].axes
+    measured = {line.get_label(): [round(float(y), 3) for y in line.get_ydata()] for line in axes.lines}["measured"]
+    assert measured == ([1, 1.6, 2] if gpus else [1, 0.625, 0.5])
+    assert ("Speed-up" if gpus else "not speed") in names["figure"].get_suptitle()
 
 
 NOTEBOOKS = [path for path in sorted((ROOT / "notebooks").glob("*.ipynb")) if "error-late" in path.read_text("utf-8")]
