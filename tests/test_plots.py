@@ -534,9 +534,42 @@ def test_nothing_to_draw(draw):
         draw()
 
 
-def test_look_of_a_curve_that_is_not_there():
-    with pytest.raises(ValueError, match="looks: no curve is called 'b'"):
-        plots.lines({"a": [1]}, "title", "x", "y", looks={"b": "wrong"})
+@pytest.mark.parametrize(
+    "draw",
+    [
+        lambda: plots.lines({"a": [1]}, "title", "x", "y", looks={"b": "wrong"}),
+        lambda: plots.bars({"row": {"a": 1}}, "x", "title", looks={"b": "wrong"}),
+        lambda: plots.bars({"row": 1}, "x", "title", looks={"b": "wrong"}),
+    ],
+)
+def test_look_of_what_is_not_there(draw):
+    with pytest.raises(ValueError, match="looks: nothing is called 'b'"):
+        draw()
+
+
+def test_a_free_look_is_never_a_chosen_one():
+    labels = [str(i) for i in range(9)]
+    looks = style.curve_looks(labels, {"0": "compute", "1": "reference"})
+    assert len({(each["color"], each.get("linestyle", "-")) for each in looks.values()}) == 9
+
+
+@pytest.mark.parametrize("number", [1, 2, 3, 4])
+def test_no_reference_line_is_dropped_and_no_two_look_alike(number):
+    across = {f"level {i}": i for i in range(number)}
+    (axes,) = plots.lines({"a": [1, 2]}, "title", "x", "y", across=across).axes
+    drawn = {label: line for label, line in lines(axes).items() if label in across}
+    assert {label: line.get_ydata()[0] for label, line in drawn.items()} == across
+    assert len({line.get_linestyle() for line in drawn.values()}) == number
+
+
+def test_too_many_reference_lines_are_refused():
+    with pytest.raises(ValueError, match=r"^across=.*: at most 4 lines can be told apart"):
+        plots.lines({"a": [1]}, "title", "x", "y", across={str(i): i for i in range(5)})
+
+
+def test_numbers_for_a_box_that_is_not_there():
+    with pytest.raises(ValueError, match="numbers: no box is called 'gradient'"):
+        plots.training_step(devices(2), 8, "title", numbers={"gradient": ["1", "2"]})
 
 
 def test_options_for_another_number_of_panels():

@@ -22,6 +22,6 @@ def exercise(title):
     return wrap
 
 
-def missing(answer):
-    """What to say of an answer that is still the `...` of the exercise; nothing of another one."""
-    return "Replace the `...`." if answer is ... or answer is None else ""
+def missing(*answers):
+    """What to say if one of these answers is still the `...` of the exercise; nothing if none is."""
+    return "Replace the `...`." if any(answer is ... or answer is None for answer in answers) else ""

@@ -46,8 +46,8 @@ def ring_order(chunk_to_send):
         held = [[{device} for _ in range(n)] for device in range(n)]  # whose contributions each chunk contains
         for step in range(n - 1):
             chosen = [chunk_to_send(device, step, n) for device in range(n)]
-            if any(missing(chunk) for chunk in chosen):
-                return "Replace the `...`."
+            if missing(*chosen):
+                return missing(*chosen)
             if any(not isinstance(chunk, numbers.Integral) for chunk in chosen):
                 return f"A chunk's number must be a whole number, not {chosen[0]!r}."
             if any(not 0 <= chunk < n for chunk in chosen):

@@ -80,8 +80,8 @@ def replica_loss(function):
         losses, weights = (np.concatenate(each) for each in zip(*shards, strict=True))
         real, count = int(weights.sum()), len(shards)
         shares = [function(mine, theirs, penalty, real, count) for mine, theirs in shards]
-        if any(missing(each) for each in shares):
-            return "Replace the `...`."
+        if missing(*shares):
+            return missing(*shares)
         if any(np.ndim(each) for each in shares):
             return "A replica's loss is one number; yours has a dimension left."
         found, mean = float(sum(shares)), float((losses * weights).sum() / real)

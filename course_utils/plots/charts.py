@@ -43,8 +43,11 @@ def lines(curves, title, x, y, *, looks=None, log="", ylim=None, across=None, at
             (handles[label],) = axes.plot(list(points), middle, label=label, **(marker | styles[label]))
             if error.any():
                 axes.errorbar(list(points), middle, error, fmt="none", ecolor=handles[label].get_color(), capsize=4)
-        for stroke, (label, value) in zip(":-", (levels or {}).items(), strict=False):
-            handles[label] = axes.axhline(value, color=INK, linestyle=stroke, linewidth=1.3, label=label)
+        strokes = (":", "-", "-.", "--")
+        if len(levels or {}) > len(strokes):
+            raise ValueError(f"across={levels!r}: at most {len(strokes)} lines can be told apart")
+        for k, (label, value) in enumerate((levels or {}).items()):
+            handles[label] = axes.axhline(value, color=INK, linestyle=strokes[k], linewidth=1.3, label=label)
         _scale(axes, sorted(set(itertools.chain(*panel.values()))), logs, limits, 10 // len(row))
         axes.set(xlabel=xlabel, ylabel=ylabel if axes is row[0] or not isinstance(y, str) else "", title=name or "")
         for text, value in (places or {}).items():
@@ -92,8 +95,9 @@ def bars(values, unit, title, *, stacked=True, looks=None):
     parts = list(dict.fromkeys(itertools.chain(*table)))
     beside, named = 1 if stacked else len(parts), parts != [""]
     figure, axes = style.new_axes(title, 1.0 + 0.5 * named + max(0.42, 0.3 * beside) * len(table))
-    plain = {"": {"color": [style.MUTED] + [style.colour("compute")] * (len(table) - 1)}}
-    fills = style.bar_looks(parts, looks) if named else plain
+    fills = style.bar_looks(parts, looks)
+    if not named:
+        fills = {"": {"color": [style.MUTED] + [style.colour("compute")] * (len(table) - 1)}}
     thick, ends, handles = 0.7 / beside, np.zeros(len(table)), {}
     for k, part in enumerate(parts):
         places = np.arange(len(table)) + (0 if stacked else thick * (k - (beside - 1) / 2))

@@ -70,6 +70,9 @@ def training_step(devices, examples, title, gradient_bytes=0, optimizer=True, nu
         ("weights", "update: new weights", "model.trainable_variables"),
     ]
     rows = [row for row in rows if (several or row[2]) and (optimizer or row[0] != "optimizer")]
+    numbers, names = numbers or {}, [text.split(": ")[-1] for _, text, _ in rows]
+    if unknown := set(numbers) - set(names):
+        raise ValueError(f"numbers: no box is called {' or '.join(map(repr, sorted(unknown)))}")
     height = 0.7 + 0.56 * len(rows)
     bottoms = [height - 0.95 - 0.56 * k for k in range(len(rows))]
     figure, axes = canvas(title, height)
@@ -80,9 +83,9 @@ def training_step(devices, examples, title, gradient_bytes=0, optimizer=True, nu
                 look = (COLOURS["travels"], 2.4) if "travels" in (what, rows[k - 1][0]) else ()
                 arrow(axes, (middle, bottoms[k - 1]), (middle, bottom + 0.36), *look)
             if what != "travels":
-                short = text.format(sizes[index]).split(": ")[-1]
-                words = numbers[short][index] if short in (numbers or {}) else short
-                words = words if len(devices) > 2 or words != short else text.format(sizes[index])
+                words = text.format(sizes[index])
+                short = words.split(": ")[-1]
+                words = numbers[short][index] if short in numbers else short if len(devices) > 2 else words
                 box(axes, left + inset, bottom, span - 2 * inset, 0.36, colour(what), words)
             if not several:
                 axes.text(3.9, bottom + 0.18, code, va="center", family="monospace", color=MUTED)

@@ -52,25 +52,32 @@ def colour(what):
     return COLOURS[one_of("colour", what, COLOURS)]
 
 
+def _known(chosen, labels):
+    """The looks that were asked for, or ValueError if one is for a label that is not there."""
+    if unknown := set(chosen or {}) - set(labels):
+        raise ValueError(f"looks: nothing is called {' or '.join(map(repr, sorted(unknown)))}")
+    return dict(chosen or {})
+
+
 def curve_looks(labels, chosen=None):
-    """How each of these curves is drawn: `{label: keywords of plot}`; no two are alike, or ValueError.
+    """How each of these curves is drawn: `{label: keywords of plot}`; no free look is given twice.
 
     chosen: `{label: a key of LOOKS or COLOURS}`, for those whose look means something.
     """
-    chosen = dict(chosen or {})
-    if unknown := set(chosen) - set(labels):
-        raise ValueError(f"looks: no curve is called {' or '.join(map(repr, sorted(unknown)))}")
+    chosen = _known(chosen, labels)
+    looks = {label: LOOKS[what] if what in LOOKS else {"color": colour(what)} for label, what in chosen.items()}
+    taken = [(look["color"], look.get("linestyle", "-")) for look in looks.values()]
     inks, strokes = (COLOURS["compute"], INK, MUTED), ("-", "--", "-.", ":")
-    free = [{"color": inks[i % 3], "linestyle": strokes[i % 4]} for i in range(12)]
+    pairs = [(inks[i % 3], strokes[i % 4]) for i in range(12)]
+    free = [{"color": ink, "linestyle": stroke} for ink, stroke in pairs if (ink, stroke) not in taken]
     if len(labels) - len(chosen) > len(free):
         raise ValueError(f"{len(labels)} curves: at most {len(free)} can be told apart; draw fewer, or two figures")
-    named = {label: LOOKS[what] if what in LOOKS else {"color": colour(what)} for label, what in chosen.items()}
-    return {label: named.get(label) or free.pop(0) for label in labels}
+    return {label: looks.get(label) or free.pop(0) for label in labels}
 
 
 def bar_looks(labels, chosen=None, default="compute"):
     """How each kind of bars is filled: in the colour of its name or of `chosen[name]`, else the default, hatched."""
-    chosen = {label: label for label in labels if label in COLOURS} | (chosen or {})
+    chosen = {label: label for label in labels if label in COLOURS} | _known(chosen, labels)
     hatches, looks = ["", "////", "....", "xxxx", "----", "oo"], {}
     for label in labels:
         if label not in chosen and not hatches:
