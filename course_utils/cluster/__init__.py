@@ -1,0 +1,13 @@
+"""Functions of the notebook on worker processes of this machine, and what a cluster of machines needs besides.
+
+TensorFlow's own runtime does all the distribution; here processes are started, listened to and stopped.
+
+Security: a TensorFlow worker listens on every network interface, whatever address TF_CONFIG names, and obeys whoever
+connects: no password, no encryption. `run_on_workers` keeps the exposure small (ports chosen at random, no worker
+outlives its run); on a shared or public network that is not enough: use a firewall, or do not run it there.
+"""
+
+# ruff: noqa: F401
+from course_utils.cluster.script import write_script
+from course_utils.cluster.tf_config import build_tf_config, check_tf_config
+from course_utils.cluster.workers import WorkerError, run_in_process, run_on_workers

@@ -1,0 +1,145 @@
+"""TF_CONFIG, the text from which each process of a cluster learns where all of them are, and which one it is."""
+
+import ipaddress
+import json
+import queue
+import re
+import socket
+import threading
+
+from course_utils.arguments import whole_number
+
+ROLES = ("chief", "worker", "ps", "evaluator")
+LOOK_UP = 5
+"""Seconds in which a host's name must be found."""
+
+
+def build_tf_config(workers, index):
+    """The value of TF_CONFIG for one of several workers, as JSON text.
+
+    workers: each worker's address, `"host:port"`, the same list in the same order for all of them.
+    index: which of them this is, from 0; worker 0 is the chief.
+
+    Raises ValueError for an empty list, an address that is none, or an index that is not in the list.
+    """
+    if isinstance(workers, str) or not workers:
+        raise ValueError(
+            f"workers={workers!r}: must be a list of addresses, such as ['10.0.0.1:2222', '10.0.0.2:2222']"
+        )
+    for address in workers:
+        if not _split(address):
+            raise ValueError(f"workers: {address!r} is no address; it must be 'host:port', with a port from 1 to 65535")
+    index = whole_number("index", index, 0, len(workers) - 1, "the last of the workers")
+    return json.dumps({"cluster": {"worker": list(workers)}, "task": {"type": "worker", "index": index}})
+
+
+def check_tf_config(text):
+    """What is wrong with this value of TF_CONFIG, as a list of sentences, each with the remedy; empty if all is well.
+
+    It looks at the text, looks up the hosts, and tries whether this process's own port is free on this machine: so
+    ask on the machine, and before the strategy is made.
+    """
+    try:
+        config = json.loads(text)
+    except (TypeError, ValueError) as problem:
+        place = f" (line {problem.lineno}, column {problem.colno})" if isinstance(problem, json.JSONDecodeError) else ""
+        return [f"it is not JSON{place}: write it with json.dumps, or with build_tf_config"]
+    config = config if isinstance(config, dict) else {}
+    cluster, task = config.get("cluster"), config.get("task")
+    if found := [_missing(key, value) for key, value in (("cluster", cluster), ("task", task)) if not _filled(value)]:
+        return found
+    found = _role_findings(cluster, task)
+    names, places = {}, {}
+    for role, addresses in cluster.items():
+        for index, address in enumerate(addresses if isinstance(addresses, list) else []):
+            name, parts = f"{role} {index}", _split(address)
+            if not parts:
+                found.append(f"{name}'s address {address!r} is not 'host:port' with a port from 1 to 65535")
+            elif address in names:
+                found.append(f"{names[address]} and {name} have the same address, {address}: each needs its own")
+            else:
+                names[address] = name
+                found += _place_findings(name, *parts, places)
+    own = [address for address, name in names.items() if name == f"{task.get('type')} {task.get('index')}"]
+    if own and not _free(port := _split(own[0])[1]):
+        found.append(f"port {port} of this machine is taken: end the program that has it, or choose another port")
+    return found
+
+
+def _filled(value):
+    return isinstance(value, dict) and bool(value)
+
+
+def _missing(key, value):
+    if key == "cluster":
+        return "'cluster' is missing: it must map each role to its addresses, {'worker': ['host:port', …]}"
+    return "'task' is missing: it must say which process this is, {'type': 'worker', 'index': 0}"
+
+
+def _role_findings(cluster, task):
+    found = [f"'cluster' knows no role {role!r}: {', '.join(ROLES)}" for role in cluster if role not in ROLES]
+    for role, addresses in cluster.items():
+        if not isinstance(addresses, list) or not addresses:
+            found.append(f"cluster[{role!r}] must be a list of addresses, ['host:port', …]")
+    role, index = task.get("type"), task.get("index")
+    found += [f"task[{key!r}] is missing" for key in ("type", "index") if key not in task]
+    if "type" in task and role not in list(cluster):
+        found.append(f"the task's type is {role!r}, and 'cluster' has no such role: {', '.join(cluster)}")
+    elif "index" in task and isinstance(cluster.get(role), list):
+        last = len(cluster[role]) - 1
+        if not isinstance(index, int) or isinstance(index, bool) or not 0 <= index <= last:
+            found.append(f"the task's index is {index!r}, and must be a whole number from 0 to {last}")
+    return found
+
+
+def _split(address):
+    """`(host, port)` of "host:port" or "[IPv6 address]:port"; None for anything else."""
+    parts = re.fullmatch(r"(\[[0-9a-fA-F:.]+\]|[^\s:/\[\]]+):(\d{1,5})", address) if isinstance(address, str) else None
+    return (parts[1].strip("[]"), int(parts[2])) if parts and 0 < int(parts[2]) < 2**16 else None
+
+
+def _place_findings(name, host, port, places):
+    """Findings on where an address leads; `places` maps what was found before to the name that has it."""
+    numbers = _look_up(host)
+    if not numbers:
+        return [f"{name}'s host {host!r} is not found: check its spelling, or write its IP address"]
+    found = []
+    if any(number.is_global for number in numbers):
+        found.append(
+            f"{name}'s host {host!r} is a public address, and TensorFlow's servers obey whoever connects: "
+            "use the addresses of a private network"
+        )
+    place = ("this machine" if any(number.is_loopback for number in numbers) else min(map(str, numbers)), port)
+    if place in places:
+        found.append(f"{places[place]} and {name} are on one machine with one port, {port}: each needs its own")
+    places.setdefault(place, name)
+    return found
+
+
+def _look_up(host):
+    """The host's IP addresses; none if it is not found in time (by a thread, since a look-up has no deadline)."""
+    answers = queue.SimpleQueue()
+
+    def ask():
+        try:
+            answers.put({ipaddress.ip_address(each[4][0].split("%")[0]) for each in socket.getaddrinfo(host, None)})
+        except (OSError, UnicodeError):
+            answers.put(set())
+
+    threading.Thread(target=ask, daemon=True).start()
+    try:
+        return answers.get(timeout=LOOK_UP)
+    except queue.Empty:
+        return set()
+
+
+def _free(port):
+    """Whether a server could listen on this port of this machine, on every interface, as TensorFlow's does."""
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("", port))
+            probe.listen(1)
+        except OSError:
+            return False
+    return True

@@ -1,0 +1,481 @@
+"""The launcher: what travels to the workers and back, every way in which a run can end, and nothing left behind."""
+
+import contextlib
+import glob
+import inspect
+import json
+import os
+import pathlib
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+
+import jupyter_client
+import psutil
+import pytest
+
+from course_utils.cluster import WorkerError, run_in_process, run_on_workers, workers
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+pytestmark = pytest.mark.skipif(os.name == "nt", reason="worker processes need Linux or macOS")
+
+
+def traces():
+    """What a run could leave: processes, threads, temporary folders, open files."""
+    processes = {each.pid for each in psutil.Process().children(recursive=True)}
+    folders = set(glob.glob(os.path.join(tempfile.gettempdir(), "course-workers-*")))
+    return processes, set(threading.enumerate()), folders, psutil.Process().num_fds()
+
+
+@pytest.fixture(autouse=True)
+def nothing_is_left(request):
+    before = traces()
+    yield
+    checked = 3 if "notebook" in request.node.name else 4  # a Jupyter client keeps files open for a while
+    assert traces()[:checked] == before[:checked]
+
+
+def index():
+    return json.loads(os.environ["TF_CONFIG"])["task"]["index"]
+
+
+def die(how=signal.SIGKILL):
+    os.kill(os.getpid(), how)
+
+
+def wait():
+    threading.Event().wait()
+
+
+def runs(pid):
+    with contextlib.suppress(psutil.NoSuchProcess):
+        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE  # ended, though nobody has asked for its exit code
+    return False
+
+
+def gone(pids, seconds=5):
+    """Whether these processes end within a time."""
+    deadline = time.monotonic() + seconds
+    while any(map(runs, pids)) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    return not any(map(runs, pids))
+
+
+@pytest.mark.parametrize("count", [1, 2, 4, 8])
+def test_results_come_back_in_the_workers_order(count):
+    found = run_on_workers(lambda factor: (factor * index(), os.environ["TF_CONFIG"]), 10, workers=count)
+    configs = [json.loads(text) for _, text in found]
+    assert [value for value, _ in found] == [10 * k for k in range(count)]
+    assert [config["task"] for config in configs] == [{"type": "worker", "index": k} for k in range(count)]
+    addresses = configs[0]["cluster"]["worker"]
+    assert len(set(addresses)) == count and all(config["cluster"] == configs[0]["cluster"] for config in configs)
+    assert all(address.startswith("localhost:") for address in addresses)
+
+
+def test_each_is_a_fresh_process_that_sees_no_gpu():
+    def who():
+        return os.getpid(), os.environ["CUDA_VISIBLE_DEVICES"], "pytest" in sys.modules, os.environ["COURSE_ATTEMPT"]
+
+    (one, *seen), (other, *_) = run_on_workers(who)
+    assert len({one, other, os.getpid()}) == 3 and seen == ["-1", False, "0"]
+
+
+def test_its_port_is_free_when_the_function_runs_and_kept_for_it_until_then(monkeypatch):
+    def bind():
+        import socket
+
+        with socket.socket() as server:
+            server.bind(("", int(json.loads(os.environ["TF_CONFIG"])["cluster"]["worker"][index()].split(":")[1])))
+        return True
+
+    assert run_on_workers(bind) == [True, True]
+    with workers._reserved_ports(2) as ports:
+        assert not any(map(bound, (port.getsockname()[1] for port in ports)))
+    assert all(map(bound, [port.getsockname()[1] for port in ports if port.fileno() >= 0]))
+
+
+def bound(port):
+    import socket
+
+    with socket.socket() as probe:
+        try:
+            probe.bind(("", port))
+        except OSError:
+            return False
+    return True
+
+
+def test_environment_for_the_workers(monkeypatch):
+    monkeypatch.setenv("TF_CONFIG", "another cluster's")
+    monkeypatch.setenv("COURSE_ATTEMPT", "7")
+    env = {"COURSE_TEST": 3, "CUDA_VISIBLE_DEVICES": "0"}
+    seen = run_on_workers(lambda: [os.environ[name] for name in env], workers=1, env=env)
+    assert seen == [["3", "0"]] and "COURSE_TEST" not in os.environ
+    alone = run_in_process(lambda: {name: os.environ.get(name) for name in ("TF_CONFIG", "COURSE_ATTEMPT")})
+    assert alone == {"TF_CONFIG": None, "COURSE_ATTEMPT": None}
+
+
+def test_output_is_streamed_with_the_workers_index(capfd):
+    def speak():
+        print("on stdout, no end of line:", index(), end="")
+        sys.stdout.flush()
+        os.write(2, b" and on stderr\nprogress 1\rprogress 2\n\xff\n")
+
+    run_on_workers(speak)
+    lines = capfd.readouterr().out.splitlines()
+    for k in range(2):
+        said = [line for line in lines if line.startswith(f"[{k}] ")]
+        assert said == [
+            f"[{k}] on stdout, no end of line: {k} and on stderr",
+            f"[{k}] progress 2",
+            f"[{k}] \N{REPLACEMENT CHARACTER}",
+        ]
+    run_in_process(lambda: print("no index", end=""))
+    assert capfd.readouterr().out == "no index\n"
+
+
+def test_output_appears_while_the_workers_run(tmp_path, monkeypatch):
+    seen = tmp_path / "seen"
+
+    def answer():
+        print("ready")
+        while not seen.exists():
+            time.sleep(0.01)
+
+    monkeypatch.setattr("builtins.print", lambda text, **_: seen.write_text(text))
+    run_on_workers(answer, timeout=20)
+    assert "ready" in seen.read_text()
+
+
+def test_ten_mebibytes_of_output(capfd):
+    def flood(line):
+        for _ in range(10 * 2**20 // len(line)):
+            sys.stdout.write(line)
+        raise ValueError("the end")
+
+    for line in "all work and no play\n", "x" * 1024:
+        with pytest.raises(WorkerError, match="the end") as caught:
+            run_on_workers(flood, line, timeout=60)
+        shown = capfd.readouterr().out
+        assert shown.count("not shown") == 2 and len(shown) < 2**18
+        assert all(sum(map(len, log)) < 2**16 for log in caught.value.logs)
+
+
+def test_large_arguments_and_results():
+    block = os.urandom(30 * 2**20)
+    assert run_on_workers(lambda each: each, block) == [block, block]
+
+
+def test_source_travels_along():
+    """As from a notebook, whose cells are in no file but in linecache."""
+    import linecache
+
+    told = "def told():\n    import inspect\n    return inspect.getsource(told)\n"
+    cell = told + "\ndef bad():\n    raise KeyError(1)  # here\n"
+    for entry in ("cell-1.py", (len(cell), None)), ("<ipython-input-1-abc>", (len(cell), time.time())):
+        name, (size, changed) = entry
+        linecache.cache[name] = (size, changed, cell.splitlines(keepends=True), name)
+        space = {"__name__": "__main__"}
+        exec(compile(cell, name, "exec"), space)
+        assert run_in_process(space["told"]) == told
+        with pytest.raises(WorkerError) as caught:
+            run_in_process(space["bad"])
+        assert "    raise KeyError(1)  # here" in [line.rstrip() for line in caught.value.logs[0]]
+        del linecache.cache[name]
+
+
+def test_a_worker_that_raises():
+    def uneven():
+        if index() == 1:
+            print("a last word")
+            raise ValueError("no\nsecond line")
+        wait()
+
+    start = time.monotonic()
+    with pytest.raises(WorkerError) as caught:
+        run_on_workers(uneven, restarts=3)
+    error, took = caught.value, time.monotonic() - start
+    assert (error.index, error.how) == (1, "exception") and workers.GRACE <= took < workers.GRACE + 5
+    assert str(error).startswith("worker 1 raised ValueError: no\n")
+    assert error.endings == ["worker 0 was still running", "worker 1 raised ValueError: no"]
+    assert error.logs[0] == [] and error.logs[1][0] == "a last word" and error.logs[1][-1] == "second line"
+    assert 'raise ValueError("no\\nsecond line")' in str(error) and "workers.py" not in str(error)
+
+
+def test_an_exception_on_every_worker_is_not_tried_again(tmp_path):
+    def note():
+        (tmp_path / f"{os.getpid()}").touch()
+        raise OSError
+
+    with pytest.raises(WorkerError, match=r"raised OSError: \(no message\)"):
+        run_on_workers(note, restarts=3)
+    assert len(list(tmp_path.iterdir())) == 2
+
+
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM, signal.SIGSEGV, signal.SIGABRT])
+def test_a_worker_that_is_killed(how):
+    def one_dies():
+        print("started")
+        if index() == 1:
+            die(how)
+
+    with pytest.raises(WorkerError, match=f"worker 1 was killed by {how.name}") as caught:
+        run_on_workers(one_dies)
+    assert (caught.value.index, caught.value.how) == (1, how.name)
+    assert caught.value.endings[0] == "worker 0 returned" and caught.value.logs[1] == ["started"]
+
+
+@pytest.mark.parametrize("leave", [sys.exit, os._exit])
+def test_a_worker_that_exits_at_once(leave):
+    with pytest.raises(WorkerError, match="worker 0 left with exit code 3 before it returned"):
+        run_on_workers(lambda: leave(3) if index() == 0 else None)
+    with pytest.raises(WorkerError, match="the process left with exit code 0 before it returned"):
+        run_in_process(leave, 0)
+
+
+def test_exit_with_words():
+    with pytest.raises(WorkerError, match="exit code 1") as caught:
+        run_in_process(sys.exit, "no data")
+    assert caught.value.logs == [["no data"]]
+
+
+def test_a_death_explains_the_exception_that_it_causes():
+    """Worker 0 notices at once that worker 1 has died, and raises: it is the death that counts."""
+
+    def notice(pid):
+        pid.write_text(str(os.getpid())) if index() == 1 else None
+        if index() == 1:
+            die()
+        while not pid.exists() or not pid.read_text() or os.path.exists(f"/proc/{pid.read_text()}/exe"):
+            pass
+        raise ConnectionError("the other has gone")
+
+    with tempfile.TemporaryDirectory() as folder, pytest.raises(WorkerError) as caught:
+        run_on_workers(notice, pathlib.Path(folder, "pid"), restarts=0)
+    assert caught.value.how == "SIGKILL"
+    assert caught.value.endings[0] == "worker 0 raised ConnectionError: the other has gone"
+
+
+def test_restarts(capfd):
+    def dies_twice():
+        attempt = int(os.environ["COURSE_ATTEMPT"])
+        if attempt < 2 and index() == attempt:
+            die()
+        return attempt, json.loads(os.environ["TF_CONFIG"])["cluster"]
+
+    (attempt, one), (_, other) = run_on_workers(dies_twice, restarts=2)
+    assert attempt == 2 and one == other
+    said = capfd.readouterr().out
+    assert "worker 0 was killed by SIGKILL: all are started again (1 of 2)\n" in said
+    assert "worker 1 was killed by SIGKILL: all are started again (2 of 2)\n" in said
+    with pytest.raises(WorkerError, match="worker 1 was killed by SIGKILL"):
+        run_on_workers(dies_twice, restarts=1)
+
+
+def test_the_deadline_holds_for_everything_together():
+    def dies_or_waits():
+        die() if os.environ["COURSE_ATTEMPT"] == "0" and index() == 0 else wait()
+
+    start = time.monotonic()
+    with pytest.raises(WorkerError) as caught:
+        run_on_workers(dies_or_waits, timeout=workers.GRACE + 1, restarts=5)
+    assert time.monotonic() - start < workers.GRACE + 4
+    assert caught.value.how == "deadline"
+    assert str(caught.value).startswith("worker 0 and worker 1 had not returned after 6 seconds")
+
+
+def test_deadline_of_one_process():
+    start = time.monotonic()
+    with pytest.raises(WorkerError, match=r"the process had not returned after 0.5 seconds") as caught:
+        run_in_process(wait, timeout=0.5)
+    assert caught.value.how == "deadline" and time.monotonic() - start < 3
+
+
+def test_killed_during_start_up():
+    """Before the reader's function runs: the worker's interpreter is killed while it loads."""
+    code = "import os, signal\nif os.environ.get('COURSE_ATTEMPT') == '0': os.kill(os.getpid(), signal.SIGKILL)\n"
+    with tempfile.TemporaryDirectory() as folder:
+        pathlib.Path(folder, "sitecustomize.py").write_text(code)
+        sys.path.insert(0, folder)
+        try:
+            with pytest.raises(WorkerError, match="was killed by SIGKILL"):
+                run_on_workers(index)
+            assert run_on_workers(index, restarts=1) == [0, 1]
+        finally:
+            sys.path.remove(folder)
+
+
+def test_what_the_workers_started_ends_with_them(tmp_path):
+    def with_child(then):
+        child = subprocess.Popen(["sleep", "1000"])
+        (tmp_path / str(child.pid)).touch()
+        then()
+
+    for then in (lambda: None), (lambda: os._exit(1)), (lambda: 1 / 0), die:
+        for file in tmp_path.iterdir():
+            file.unlink()
+        with contextlib.suppress(WorkerError):
+            run_on_workers(with_child, then)
+        children = [int(file.name) for file in tmp_path.iterdir()]
+        assert len(children) == 2 and gone(children)
+
+
+def test_two_clusters_at_once():
+    answers = {}
+
+    def launch(name):
+        def meet():  # each worker of a cluster waits for the other at its port
+            import socket
+
+            addresses = json.loads(os.environ["TF_CONFIG"])["cluster"]["worker"]
+            ports = [int(each.split(":")[1]) for each in addresses]
+            with socket.create_server(("", ports[index()])) as server:
+                for _ in range(1000):
+                    try:
+                        with socket.create_connection(("localhost", ports[1 - index()])) as line:
+                            line.sendall(name.encode())
+                        break
+                    except ConnectionRefusedError:
+                        time.sleep(0.01)
+                return server.accept()[0].recv(100).decode()
+
+        answers[name] = run_on_workers(meet, timeout=30)
+
+    threads = [threading.Thread(target=launch, args=[name]) for name in ("red", "blue")]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert answers == {"red": ["red", "red"], "blue": ["blue", "blue"]}
+
+
+def test_nothing_to_read_from_the_keyboard():
+    with pytest.raises(WorkerError, match="raised EOFError"):
+        run_in_process(input)
+
+
+@pytest.mark.parametrize(
+    "call, words",
+    [
+        (lambda: run_on_workers(index, workers=0), "workers=0: must be a whole number from 1 to 64"),
+        (lambda: run_on_workers(index, workers=1.5), "workers=1.5: must be a whole number"),
+        (lambda: run_on_workers(index, restarts=-1), "restarts=-1: must be a whole number, 0 or more"),
+        (lambda: run_on_workers(index, timeout="soon"), "timeout='soon': must be a finite number"),
+        (lambda: run_on_workers("index"), "function='index': must be a function"),
+        (lambda: run_in_process(None), "function=None: must be a function"),
+        (lambda: run_on_workers(lambda: LOCK), "cannot pickle '_thread.lock' object.*inside the function"),
+        (lambda: run_on_workers(print, threading.Lock()), "function: print or its arguments cannot be sent"),
+    ],
+)
+def test_arguments_that_make_no_sense(call, words):
+    with pytest.raises(ValueError, match=words):
+        call()
+
+
+LOCK = threading.Lock()
+
+
+def test_a_result_that_cannot_be_sent_back():
+    with pytest.raises(WorkerError, match=r"the result, a lock, cannot be sent back \(cannot pickle '_thread.lock'"):
+        run_in_process(lambda: threading.Lock())
+
+
+def test_other_systems(monkeypatch):
+    monkeypatch.setattr(sys, "platform", "win32")
+    with pytest.raises(RuntimeError, match="on Linux and macOS, and this is win32: on Windows use WSL2"):
+        run_on_workers(index)
+
+
+@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() != 0, reason="mounts a file system")
+def test_full_disk(tmp_path, monkeypatch):
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=256k", "none", tmp_path], capture_output=True).returncode:
+        pytest.skip("no file system can be mounted here")
+    try:
+        monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+        (tmp_path / "nearly-full").write_bytes(bytes(64 * 1024))
+        assert run_on_workers(lambda: print("logs need no disk\n" * 5000)) == [None, None]
+        with pytest.raises(RuntimeError, match=r"cannot be written \(No space left on device\): free some space"):
+            run_on_workers(lambda: bytes(1), b"x" * 256 * 1024)
+        (tmp_path / "nearly-full").write_bytes(bytes(250 * 1024))
+        with pytest.raises(RuntimeError, match="free some space, or set TMPDIR"):
+            run_on_workers(index)
+        assert [each.name for each in tmp_path.iterdir()] == ["nearly-full"]
+    finally:
+        monkeypatch.undo()
+        subprocess.run(["umount", tmp_path], check=True)
+
+
+PROGRAM = """
+import os, sys, threading
+import course_utils
+from course_utils.cluster import run_on_workers
+
+def forever():
+    print("pid", os.getpid())
+    threading.Event().wait()
+
+if __name__ == "__main__":
+    run_on_workers(forever)
+"""
+
+
+def started(lines):
+    """The workers' process numbers, from the lines in which they say them."""
+    pids = []
+    for line in lines:
+        pids += [int(line.split()[-1])] if "pid" in line else []
+        if len(pids) == 2:
+            return pids
+
+
+@pytest.mark.parametrize("how, code", [(signal.SIGINT, 1), (signal.SIGKILL, -9), (signal.SIGTERM, -15)])
+def test_a_script_that_is_stopped(tmp_path, how, code):
+    (tmp_path / "script.py").write_text(PROGRAM)
+    env = os.environ | {"PYTHONPATH": str(ROOT), "TMPDIR": str(tmp_path), "PYTHONUNBUFFERED": "1"}
+    command, pipes = [sys.executable, tmp_path / "script.py"], {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    with subprocess.Popen(command, env=env, text=True, **pipes) as script:
+        pids = started(script.stdout)
+        script.send_signal(how)
+        said = script.communicate(timeout=20)[1]
+    assert (script.returncode in (code, -how)) and gone(pids)
+    assert ("KeyboardInterrupt" in said) == (how == signal.SIGINT)
+    deadline = time.monotonic() + 5
+    while (left := glob.glob(str(tmp_path / "course-workers-*"))) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    assert not left
+
+
+@pytest.mark.parametrize("how", ["interrupt", "kill"])
+def test_a_notebook_that_is_stopped(how):
+    manager = jupyter_client.KernelManager(kernel_name="python3")
+    manager.start_kernel(env=os.environ | {"PYTHONPATH": str(ROOT)}, stderr=subprocess.DEVNULL)
+    client = manager.blocking_client()
+    try:
+        client.start_channels()
+        client.wait_for_ready(timeout=60)
+        client.execute(PROGRAM)
+        messages = (client.get_iopub_msg(timeout=60) for _ in range(1000))
+        texts = (each["content"]["text"] for each in messages if each["msg_type"] == "stream")
+        pids = started(line for text in texts for line in text.splitlines())
+        if how == "interrupt":
+            manager.interrupt_kernel()
+            reply = client.get_shell_msg(timeout=20)
+            while reply["msg_type"] != "execute_reply":
+                reply = client.get_shell_msg(timeout=20)
+            assert reply["content"]["ename"] == "KeyboardInterrupt" and gone(pids)
+        else:
+            os.kill(manager.provisioner.pid, signal.SIGKILL)
+            assert gone(pids)
+    finally:
+        client.stop_channels()
+        manager.shutdown_kernel(now=True)
+        manager.cleanup_resources()
+
+
+def test_docstrings_say_who_can_connect():
+    import course_utils.cluster
+
+    assert "no password, no encryption" in inspect.getdoc(course_utils.cluster)
