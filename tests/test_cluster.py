@@ -31,6 +31,11 @@ def traces():
 
 
 @pytest.fixture(autouse=True)
+def little_grace(monkeypatch):
+    monkeypatch.setattr(workers, "GRACE", 1)
+
+
+@pytest.fixture(autouse=True)
 def nothing_is_left(request):
     before = traces()
     yield
@@ -164,6 +169,39 @@ def test_ten_mebibytes_of_output(capfd):
         assert all(sum(map(len, log)) < 2**16 for log in caught.value.logs)
 
 
+def test_start_up_lines_that_no_log_level_keeps_out(capfd):
+    lines = "WARNING: All log messages before absl::InitializeLog() is called are written to STDERR\n"
+    lines += (
+        "I0000 00:00:1 13 grpc_server_lib.cc:466] Started server with target: grpc://localhost:3\nI0000 what else\n"
+    )
+    run_in_process(print, lines, env={"TF_CPP_MIN_LOG_LEVEL": 3})
+    assert capfd.readouterr().out == "I0000 what else\n\n"
+    run_in_process(print, lines, env={"TF_CPP_MIN_LOG_LEVEL": 0})
+    assert capfd.readouterr().out == lines + "\n"
+
+
+def test_an_error_from_inside_a_graph_is_told_by_what_happened():
+    def overflow():
+        import tensorflow as tf
+
+        tf.function(lambda x: tf.debugging.check_numerics(x, "bad"))(tf.constant(float("nan")))
+
+    with pytest.raises(WorkerError) as caught:
+        run_in_process(overflow)
+    assert "the process raised InvalidArgumentError: bad : Tensor had NaN values" in str(caught.value)
+    assert "site-packages" not in str(caught.value) and "tf.function(lambda x" in str(caught.value)
+
+
+def test_a_long_message_keeps_its_beginning_and_its_end():
+    def complain():
+        raise ValueError("\n".join(map(str, range(1000))))
+
+    with pytest.raises(WorkerError) as caught:
+        run_in_process(complain)
+    assert caught.value.logs[0][-8:] == ["ValueError: 0", "1", "2", "3", "4", "…", "998", "999"]
+    assert 'raise ValueError("\\n".join(map(str, range(1000))))' in str(caught.value)
+
+
 def test_large_arguments_and_results():
     block = os.urandom(30 * 2**20)
     assert run_on_workers(lambda each: each, block) == [block, block]
@@ -198,7 +236,7 @@ def test_a_worker_that_raises():
     with pytest.raises(WorkerError) as caught:
         run_on_workers(uneven, restarts=3)
     error, took = caught.value, time.monotonic() - start
-    assert (error.index, error.how) == (1, "exception") and workers.GRACE <= took < workers.GRACE + 5
+    assert (error.index, error.how) == (1, "exception") and workers.GRACE <= took < 8
     assert str(error).startswith("worker 1 raised ValueError: no\n")
     assert error.endings == ["worker 0 was still running", "worker 1 raised ValueError: no"]
     assert error.logs[0] == [] and error.logs[1][0] == "a last word" and error.logs[1][-1] == "second line"
@@ -210,9 +248,10 @@ def test_an_exception_on_every_worker_is_not_tried_again(tmp_path):
         (tmp_path / f"{os.getpid()}").touch()
         raise OSError
 
-    with pytest.raises(WorkerError, match=r"raised OSError: \(no message\)"):
+    with pytest.raises(WorkerError, match=r"^every worker raised OSError: \(no message\)\n") as caught:
         run_on_workers(note, restarts=3)
     assert len(list(tmp_path.iterdir())) == 2
+    assert caught.value.endings == [f"worker {k} raised OSError: (no message)" for k in range(2)]
 
 
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM, signal.SIGSEGV, signal.SIGABRT])
@@ -281,10 +320,10 @@ def test_the_deadline_holds_for_everything_together():
 
     start = time.monotonic()
     with pytest.raises(WorkerError) as caught:
-        run_on_workers(dies_or_waits, timeout=workers.GRACE + 1, restarts=5)
-    assert time.monotonic() - start < workers.GRACE + 4
+        run_on_workers(dies_or_waits, timeout=2, restarts=5)
+    assert time.monotonic() - start < 8
     assert caught.value.how == "deadline"
-    assert str(caught.value).startswith("worker 0 and worker 1 had not returned after 6 seconds")
+    assert str(caught.value).startswith("worker 0 and worker 1 had not returned after 2 seconds")
 
 
 def test_deadline_of_one_process():

@@ -6,6 +6,7 @@ import io
 import linecache
 import os
 import pickle
+import re
 import selectors
 import shutil
 import signal
@@ -22,8 +23,11 @@ from course_utils.arguments import finite_number, whole_number
 from course_utils.cluster.tf_config import build_tf_config
 
 MOST_WORKERS = 64
-GRACE = 5
-"""Seconds that the other workers get to end by themselves once one has failed, so that their errors can be read."""
+GRACE = 12
+"""Seconds that the others get to end by themselves once one has failed, so that their errors can be read: TensorFlow
+notices at once that a connection breaks, and after ten seconds that a worker's heartbeat has stopped."""
+START_UP = re.compile(r"WARNING: All log messages before absl::InitializeLog|I\d{4} .*] Started server with target")
+"""What TensorFlow 2.20 logs when its server starts, whatever TF_CPP_MIN_LOG_LEVEL says."""
 SHOWN = 2**16
 """Characters of a worker's output that are passed on; the last lines go into an error in any case."""
 
@@ -59,7 +63,7 @@ def run_on_workers(function, *args, workers=2, timeout=120, restarts=0, env=None
     cannot serve two of them. TMPDIR is a folder of theirs, gone after the run. At the end, after an error, when the
     cell is interrupted and when this process is killed, all workers and what they started are killed.
 
-    Raises WorkerError when a worker raises, dies, or misses the deadline (the others get 5 seconds to say what they
+    Raises WorkerError when a worker raises, dies, or misses the deadline (the others get 12 seconds to say what they
     noticed); ValueError for arguments that make no sense or cannot travel; RuntimeError on other systems than Linux
     and macOS, or when temporary files cannot be written.
     """
@@ -75,7 +79,7 @@ def run_on_workers(function, *args, workers=2, timeout=120, restarts=0, env=None
                 addresses = [f"localhost:{port.getsockname()[1]}" for port in ports]
                 configs = [{"TF_CONFIG": build_tf_config(addresses, index)} for index in range(count)]
                 each = [env | config | {"COURSE_ATTEMPT": str(attempt)} for config in configs]
-                return _run(call, names, each, deadline, timeout, ports)
+                return _run(call, names, each, deadline, timeout, ports, again=attempt < restarts)
         except WorkerError as failure:
             if failure.how in ("exception", "deadline") or attempt == restarts:
                 raise
@@ -182,6 +186,7 @@ class _Worker:
             raise
         finally:
             os.close(answer)
+        self.quiet = env.get("TF_CPP_MIN_LOG_LEVEL", "0") != "0"
         self.name, self.prefix, self.ending, self.value = name, prefix, None, None
         self.log, self.shown, self.partial, self.answer = collections.deque(maxlen=25), 0, b"", b""
         self.ways = {self.process.stdout.fileno(): self._hear, self.answers: self._take}
@@ -209,6 +214,8 @@ class _Worker:
 
     def _say(self, line):
         line = line.decode(errors="replace").rstrip("\r").split("\r")[-1]
+        if self.quiet and START_UP.match(line):
+            return
         self.log.append(line[:1000])
         if self.shown <= SHOWN:
             self.shown += len(line) + 1
@@ -255,8 +262,11 @@ class _Worker:
             self._say(self.partial)
 
 
-def _run(call, names, envs, deadline, timeout, ports=()):
-    """Start a process for each name, listen until all have returned or one has failed, and leave none behind."""
+def _run(call, names, envs, deadline, timeout, ports=(), again=False):
+    """Start a process for each name, listen until all have returned or one has failed, and leave none behind.
+
+    again: whether all are started again after a death; then nobody waits for what the others say of it.
+    """
     workers = []
     with _folder(call) as folder, selectors.DefaultSelector() as selector:
         try:
@@ -267,7 +277,7 @@ def _run(call, names, envs, deadline, timeout, ports=()):
                     selector.register(way, selectors.EVENT_READ, workers[-1])
                 if port:
                     port.close()
-            failure = _listen(workers, selector, deadline, timeout)
+            failure = _listen(workers, selector, deadline, timeout, again)
         finally:
             for worker in workers:
                 worker.stop()
@@ -275,11 +285,14 @@ def _run(call, names, envs, deadline, timeout, ports=()):
                 worker.close()
     if failure:
         endings = [worker.ending[1] if worker.ending else f"{worker.name} was still running" for worker in workers]
+        raised = {worker.ending[1].partition(" raised ")[2] if worker.ending else "" for worker in workers}
+        if len(workers) > 1 and len(raised) == 1 and all(raised):
+            failure = (0, "exception", f"every worker raised {raised.pop()}")
         raise WorkerError(*failure, endings, [list(worker.log) for worker in workers])
     return [pickle.loads(worker.value) for worker in workers]
 
 
-def _listen(workers, selector, deadline, timeout):
+def _listen(workers, selector, deadline, timeout, again):
     """Pass on what the workers say until the end: None if all returned, or the first failure: (index, how, text)."""
     failure, settled = None, None
     while True:
@@ -296,6 +309,8 @@ def _listen(workers, selector, deadline, timeout):
             settled, deadline = now + 0.1, min(deadline, now + GRACE)
         if failed and now < settled:  # of two at once, a death explains an exception
             failure = min(failed, key=lambda each: each[1] == "exception")
+            if again and failure[1] != "exception":
+                return failure
         running = [index for index, worker in enumerate(workers) if not worker.ending]
         if not running and not (failure and failure[1] == "exception" and now < settled):
             return failure
@@ -325,10 +340,7 @@ def work():
         sys.stdout.flush()
         os._exit(end.code if isinstance(end.code, int) else bool(end.code))
     except BaseException as problem:
-        name, text = type(problem).__name__, (str(problem).strip() or "(no message)").splitlines()[0]
-        frames = problem.__traceback__.tb_next or problem.__traceback__  # without this function's
-        lines = traceback.format_exception(type(problem), problem, frames)
-        told = ("exception", f"raised {name}: {text}", "".join(lines))
+        told = ("exception", *_account(problem))
     sys.stdout.flush()
     message = pickle.dumps(told)
     with open(answer, "wb") as pipe:
@@ -336,6 +348,19 @@ def work():
     if told[0] == "returned":
         threading.Event().wait()
     os._exit(1)
+
+
+def _account(problem):
+    """What to tell of an exception: a line, and some more with the lines of the reader's code that led to it."""
+    text = re.sub(r"\{\{function_node .*?\}\} ?", "", str(problem)).strip() or "(no message)"
+    if text.startswith("Graph execution error:"):  # what happened comes last, after where it was written
+        text = text.split("\n\n")[-1].strip()
+    message = text.splitlines()
+    frames = traceback.extract_tb(problem.__traceback__)[1:]  # without the launcher's
+    frames = [each for each in frames if "site-packages" not in each.filename] or frames
+    some = message if len(message) <= 8 else [*message[:5], "…", *message[-2:]]
+    head = f"{type(problem).__name__}: "
+    return f"raised {head}{message[0]}", "".join(traceback.format_list(frames)) + head + "\n".join(some)
 
 
 def _portable(value):
