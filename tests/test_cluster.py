@@ -169,15 +169,24 @@ def test_ten_mebibytes_of_output(capfd):
         assert all(sum(map(len, log)) < 2**16 for log in caught.value.logs)
 
 
-def test_start_up_lines_that_no_log_level_keeps_out(capfd):
-    lines = "WARNING: All log messages before absl::InitializeLog() is called are written to STDERR\n"
-    lines += (
-        "I0000 00:00:1 13 grpc_server_lib.cc:466] Started server with target: grpc://localhost:3\nI0000 what else\n"
-    )
-    run_in_process(print, lines, env={"TF_CPP_MIN_LOG_LEVEL": 3})
-    assert capfd.readouterr().out == "I0000 what else\n\n"
-    run_in_process(print, lines, env={"TF_CPP_MIN_LOG_LEVEL": 0})
-    assert capfd.readouterr().out == lines + "\n"
+@pytest.mark.parametrize("level, heard", [(0, 4), (1, 2), (2, 1), (3, 0), ("?", 4)])
+def test_log_lines_that_ignore_the_log_level(capfd, level, heard):
+    lines = [
+        "WARNING: All log messages before absl::InitializeLog() is called are written to STDERR",
+        "I0000 00:00:1795571068.7 13 grpc_server_lib.cc:466] Started server with target: grpc://localhost:3",
+        "W0000 00:00:1795571068.7 13 some/file.cc:4] words",
+        "E0000 00:00:1795571068.7 13 chttp2_server.cc:1177] UNKNOWN: No address added",
+        "E0000 what else",
+    ]
+
+    def log():
+        print("\n".join(lines))
+        raise ValueError
+
+    with pytest.raises(WorkerError) as caught:
+        run_in_process(log, env={"TF_CPP_MIN_LOG_LEVEL": level})
+    assert capfd.readouterr().out.splitlines() == lines[4 - heard :]
+    assert caught.value.logs[0][:5] == lines, "what is not shown is still there to be read after an error"
 
 
 def test_an_error_from_inside_a_graph_is_told_by_what_happened():

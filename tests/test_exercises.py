@@ -1,7 +1,10 @@
 """The exercises' checks: what they say of right answers, of wrong ones, and of none."""
 
 import functools
+import itertools
+import json
 import math
+import os
 import re
 
 import keras
@@ -9,11 +12,12 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from course_utils.cluster import WorkerError
 from course_utils.data import make_dataset
-from course_utils.exercises import data_vs_model_parallelism, gpu_strategy, one_device_strategy
+from course_utils.exercises import data_vs_model_parallelism, gpu_strategy, multi_worker_strategy, one_device_strategy
 from course_utils.model import build_model
 
-MODULES = (data_vs_model_parallelism, one_device_strategy, gpu_strategy)
+MODULES = (data_vs_model_parallelism, one_device_strategy, gpu_strategy, multi_worker_strategy)
 
 
 def boom(*_):
@@ -94,6 +98,29 @@ def slices(batch, count):
 
 def halves(x, W):
     return x[:, :3] @ W[:3], x[:, 3:] @ W[3:]
+
+
+def both(function, timeout):
+    """What `run_on_workers` would return, or raise, of an answer that needs no second process."""
+    try:
+        return [function(), function()]
+    except ValueError as problem:
+        text = f"every worker raised ValueError: {problem}"
+        raise WorkerError(0, "exception", text, [text] * 2, [[]] * 2) from None
+
+
+def config(hosts, port, index, **task):
+    addresses = [f"{host}:{port}" for host in hosts]
+    return {"cluster": {"worker": addresses}, "task": {"type": "worker", "index": index} | task}
+
+
+def twelve(*values):
+    """Answers one worker after the other."""
+    return itertools.cycle(values).__next__
+
+
+def count_of(dataset):
+    return int(dataset.cardinality())
 
 
 TODO = "Replace the `...`."
@@ -222,6 +249,47 @@ WRONG = {
         (lambda a, w, p, real, n: 5.0 if n == 2 else 1.0, "your shares add up to 4 instead of 7."),
         (boom, RAISED),
     ],
+    "tf_config": [
+        (lambda hosts, port, index: ..., TODO),
+        (config, "An environment variable is text, and you return a dict: json.dumps."),
+        (lambda *answer: str(config(*answer)), "It is not JSON (Expecting property name"),
+        (lambda hosts, port, index: json.dumps(config(hosts, port, 0)), "'task' is {'type': 'worker', 'index': 0}"),
+        (lambda hosts, port, index: json.dumps(config(hosts, port, str(index))), "'index': '1'}, and should be"),
+        (lambda *answer: json.dumps(config(*answer, type="chief")), "'task' is {'type': 'chief'"),
+        (lambda hosts, port, index: json.dumps(config(hosts, 1, index)), "'cluster' is {'worker': ['node-1:1'"),
+        (lambda hosts, port, index: json.dumps(hosts), "'cluster' is None"),
+        (boom, RAISED),
+    ],
+    "part": [
+        (lambda examples, batch, n, i: ..., TODO),
+        (lambda examples, batch, n, i: examples.batch(batch), "each should see 4 examples, and they see [[0, 1,"),
+        (lambda examples, batch, n, i: examples.batch(batch // n), "3 steps, and your workers make [6]"),
+        (lambda examples, batch, n, i: examples.shard(n, 0).batch(batch // n), "step 0 should hold 0 to 7, and holds"),
+        (lambda examples, batch, n, i: examples.shard(n, i).batch(batch), "and your workers make [2]"),
+        (lambda examples, batch, n, i: examples.take(count_of(examples) // n).batch(batch // n), "step 0 should hold"),
+        (lambda examples, batch, n, i: examples.skip(i * count_of(examples) // n).take(count_of(examples) // n)
+            .batch(batch // n), "step 0 should hold 0 to 7, and holds [[0, 1, 2, 3], [12,"),
+        (lambda examples, batch, n, i: examples.shard(2, i % 2).batch(batch // 2), "24 examples, global batch 6, 3"),
+        (boom, RAISED),
+    ],
+    "sum_over_workers": [
+        (lambda: ..., TODO),
+        (lambda: 6.0, "so both should return 12.0; they return [6.0, 6.0]."),
+        (twelve(12.0, 6.0), "they return [12.0, 6.0]."),
+        (lambda: [12.0], "they return [[12.0], [12.0]]."),
+        (lambda: int("x"), "On the workers: every worker raised ValueError: invalid literal"),
+        (boom, RAISED),
+    ],
+    "still_to_come": [
+        (lambda epoch, epochs, done: ..., TODO),
+        (lambda epoch, epochs, done: epoch.repeat(epochs), "[1, 2, 3, 0, 1, 2, 3] is left, and you return [0, 1, 2"),
+        (lambda epoch, epochs, done: epoch.repeat().skip(done), "and you return [0, 1, 2, 3, 0"),
+        (lambda epoch, epochs, done: epoch.skip(done).repeat(epochs), "stopped after 5 steps"),
+        (lambda epoch, epochs, done: epoch.repeat(epochs).take(done), "is left, and you return []"),
+        (lambda epoch, epochs, done: epoch.skip(done % 4).concatenate(epoch.repeat(epochs - done // 4 - 1)),
+            "2 epochs of batches [0, 1, 2, 3, 4], stopped after 5 steps"),
+        (boom, RAISED),
+    ],
 }  # fmt: skip
 RIGHT = {
     "counter_on": [counter, lambda device: counter(device, 0)],
@@ -246,6 +314,16 @@ RIGHT = {
         lambda losses, weights, penalty, real, n: float(np.dot(losses, weights)) / real + penalty / n,
     ],
     "examples_seen": [lambda strategy, labels: strategy.reduce("SUM", sizes_of(strategy, labels), axis=None)],
+    "tf_config": [lambda *answer: json.dumps(config(*answer)), lambda *answer: json.dumps(config(*answer), indent=2)],
+    "part": [
+        lambda examples, batch, n, i: examples.shard(n, i).batch(batch // n),
+        lambda examples, batch, n, i: examples.batch(batch).map(lambda each: tf.split(each, n)[i]),
+    ],
+    "sum_over_workers": [lambda: 12.0],
+    "still_to_come": [
+        lambda epoch, epochs, done: epoch.repeat(epochs).skip(done),
+        lambda epoch, epochs, done: epoch.repeat().take(count_of(epoch) * epochs).skip(done),
+    ],
 }
 
 
@@ -263,6 +341,7 @@ def verdict(capsys, original):
         "moved": (original, "CPU:2"),
         "dataset_for": ([mirrored(1), mirrored(2), mirrored(4)],),
         "examples_seen": (mirrored(2),),
+        "sum_over_workers": (both,),
     }
 
     def verdict(exercise, answer):
@@ -306,6 +385,17 @@ def test_untouched_answer(verdict, exercise, answer):
 def test_exercises_are_numbered(verdict, module):
     numbers = [int(verdict(exercise, None)[9]) for exercise in WRONG if module_of(exercise) is module]
     assert numbers == list(range(1, len(numbers) + 1)) and len(numbers) >= 3
+
+
+@pytest.mark.skipif(os.name == "nt", reason="worker processes need Linux or macOS")
+def test_sum_over_real_workers(capsys):
+    def broken():
+        mine = tf.constant(6.0)
+        strategy = tf.distribute.MultiWorkerMirroredStrategy()
+        return float(strategy.reduce("SUM", strategy.run(lambda: mine), axis=None))
+
+    multi_worker_strategy.sum_over_workers(broken)
+    assert "Collective ops must be configured at program startup." in capsys.readouterr().out
 
 
 def test_moved_leaves_no_file_behind(verdict, tmp_path, monkeypatch):

@@ -55,6 +55,10 @@ SCOPES = {
     "CPU:0": [("plain model: 6 variables", "weights"), ("its optimizer: 14 variables", "optimizer")],
     "CPU:1": [("pinned model: 6 variables", "weights"), ("its optimizer: 14 variables", "optimizer")],
 }
+OWN = [("weights: a copy", "weights"), ("optimizer: a copy", "optimizer"), ("its part of the data", "inputs")]
+OVER = "all-reduce: 2.6 MiB of gradients over the network"
+EVERY = [[2 * i, 2 * i + 1] for i in range(8)]
+LESS = [[[0, 1], [2, 3]], [[0, 4], [5]]]
 STEP = ["forward: activations", "backward: gradients", "optimizer: moments", "update: new weights"]
 CODE = ["model(images, training=True)", "tape.gradient(loss, …)", "model.trainable_variables"]
 
@@ -119,6 +123,24 @@ CASES = {
         lambda title: plots.placement({"GPU:0": []}, title),
         "Nothing yet",
         ["GPU:0", "nothing"],
+    ),
+    "workers, 2": (
+        lambda title: plots.workers({f"worker {i}": OWN for i in range(2)}, title, OVER, "a folder that all reach"),
+        "Two processes share nothing but what they send",
+        ["worker 0", "worker 1", *(text for text, _ in OWN), OVER, "a folder that all reach"],
+    ),
+    "workers, 3, no folder": (
+        lambda title: plots.workers({f"worker {i}": [("weights", "weights")] for i in range(3)}, title, OVER),
+        "Three processes",
+        ["worker 2", "weights", OVER],
+    ),
+    "shards": (
+        lambda title: plots.shards({"OFF": [EVERY] * 2, "DATA": [EVERY[::2], EVERY[1::2]], "less": LESS}, 16, title),
+        "Whoever reads everything twice trains twice on it",
+        [
+            *("OFF", "worker 0", "worker 1", "15", "8 steps · 16 examples twice", "4 steps"),
+            "2 steps · 1 example twice · never: 6, 7, 8, 9, 10, 11, 12, 13, 14, 15",
+        ],
     ),
     "step on 1": (
         lambda title: plots.training_step(["CPU:1"], 128, title),
@@ -299,7 +321,7 @@ for stop in 8, 24, 55:
         f"Stopped after step {stop}",
         [*RUNS, "stopped, saved, loaded", "step", "loss (nats)"],
     )
-BOXED = [name for name in CASES if name.startswith(("placement", "step"))]
+BOXED = [name for name in CASES if name.startswith(("placement", "step", "workers"))]
 
 
 def draw(name):
@@ -346,7 +368,7 @@ def wider_than_their_box(figure, texts):
     return [
         text.get_text()
         for text, extent in texts.items()
-        if text.get_text() != ALL_REDUCE  # in a band across all of them
+        if text.get_text() not in (ALL_REDUCE, OVER)  # in a band across all of them
         for middle in [((extent.x0 + extent.x1) / 2, (extent.y0 + extent.y1) / 2)]
         for box in [min((box for box in boxes if box.contains(*middle)), key=lambda box: box.width)]
         if extent.x0 < box.x0 or extent.x1 > box.x1

@@ -26,8 +26,8 @@ MOST_WORKERS = 64
 GRACE = 12
 """Seconds that the others get to end by themselves once one has failed, so that their errors can be read: TensorFlow
 notices at once that a connection breaks, and after ten seconds that a worker's heartbeat has stopped."""
-START_UP = re.compile(r"WARNING: All log messages before absl::InitializeLog|I\d{4} .*] Started server with target")
-"""What TensorFlow 2.20 logs when its server starts, whatever TF_CPP_MIN_LOG_LEVEL says."""
+LOG_LINE = re.compile(r"WARNING: All log messages before absl::|([IWE])\d{4} [\d:.]+ +\d+ [\w./]+:\d+\] ")
+"""What TensorFlow 2.20 logs, whatever TF_CPP_MIN_LOG_LEVEL says: I, W and E for information, warnings and errors."""
 SHOWN = 2**16
 """Characters of a worker's output that are passed on; the last lines go into an error in any case."""
 
@@ -186,7 +186,8 @@ class _Worker:
             raise
         finally:
             os.close(answer)
-        self.quiet = env.get("TF_CPP_MIN_LOG_LEVEL", "0") != "0"
+        level = env.get("TF_CPP_MIN_LOG_LEVEL", "0")
+        self.unheard = "IWE"[: int(level) if level.isdigit() else 0]
         self.name, self.prefix, self.ending, self.value = name, prefix, None, None
         self.log, self.shown, self.partial, self.answer = collections.deque(maxlen=25), 0, b"", b""
         self.ways = {self.process.stdout.fileno(): self._hear, self.answers: self._take}
@@ -214,10 +215,9 @@ class _Worker:
 
     def _say(self, line):
         line = line.decode(errors="replace").rstrip("\r").split("\r")[-1]
-        if self.quiet and START_UP.match(line):
-            return
         self.log.append(line[:1000])
-        if self.shown <= SHOWN:
+        noise = LOG_LINE.match(line)
+        if self.shown <= SHOWN and not (noise and (noise[1] or "I") in self.unheard):
             self.shown += len(line) + 1
             more = "" if self.shown <= SHOWN else f"\n{self.prefix}… (more than {SHOWN // 1024} KiB: not shown)"
             print(f"{self.prefix}{line}{more}", flush=True)

@@ -6,4 +6,13 @@ shows the figure once.
 
 # ruff: noqa: F401
 from course_utils.plots.charts import bars, histogram, lines, timeline
-from course_utils.plots.diagrams import decision, digits, placement, ring, split_layer, training_step
+from course_utils.plots.diagrams import (
+    decision,
+    digits,
+    placement,
+    ring,
+    shards,
+    split_layer,
+    training_step,
+    workers,
+)

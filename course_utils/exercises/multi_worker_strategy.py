@@ -1,0 +1,93 @@
+"""Checks of the exercises of notebook 03."""
+
+import json
+
+from course_utils.exercises import exercise, missing
+
+
+@exercise("Exercise 1")
+def tf_config(function):
+    """Exercise 1: `function(hosts, port, index)` is the text of TF_CONFIG for that worker."""
+    for hosts, port, index in (["node-1", "node-2"], 2222, 1), (["a", "b", "c"], 8470, 0), (["a", "b", "c"], 8470, 2):
+        text = function(list(hosts), port, index)
+        if missing(text):
+            return missing(text)
+        if not isinstance(text, str):
+            return f"An environment variable is text, and you return a {type(text).__name__}: json.dumps."
+        try:
+            config = json.loads(text)
+        except ValueError as problem:
+            return f"It is not JSON ({problem}): json.dumps writes it."
+        right = {
+            "cluster": {"worker": [f"{host}:{port}" for host in hosts]},
+            "task": {"type": "worker", "index": index},
+        }
+        for key, value in right.items():
+            found = config.get(key) if isinstance(config, dict) else None
+            if found != value:
+                return f"For {hosts}, port {port}, worker {index}, {key!r} is {found}, and should be {value}."
+    return ""
+
+
+@exercise("Exercise 2")
+def part(function):
+    """Exercise 2: `function(examples, global_batch_size, num_workers, index)` is the data set of one worker's batches.
+
+    Step k of all workers together must hold the k-th global batch, in equal parts.
+    """
+    import numpy as np
+    import tensorflow as tf
+
+    for count, batch, workers in (24, 8, 2), (24, 6, 3), (16, 4, 4):
+        parts = [function(tf.data.Dataset.range(count), batch, workers, index) for index in range(workers)]
+        if missing(*parts):
+            return missing(*parts)
+        seen = [[np.atleast_1d(step).tolist() for step in each.as_numpy_iterator()] for each in parts]
+        case = f"{count} examples, global batch {batch}, {workers} workers"
+        lengths = {len(each) for each in seen}
+        if lengths != {count // batch}:
+            return f"{case}: an epoch has {count // batch} steps, and your workers make {sorted(lengths)}."
+        for k, steps in enumerate(zip(*seen, strict=True)):
+            if {len(step) for step in steps} != {batch // workers}:
+                return f"{case}: in step {k} each should see {batch // workers} examples, and they see {list(steps)}."
+            if sorted(each for step in steps for each in step) != list(range(k * batch, (k + 1) * batch)):
+                return f"{case}: step {k} should hold {k * batch} to {(k + 1) * batch - 1}, and holds {list(steps)}."
+    return ""
+
+
+@exercise("Exercise 3")
+def sum_over_workers(function, run=None):
+    """Exercise 3: on two workers `function()` returns, on both, the sum of what both hold: 12.0.
+
+    run: what runs it on two workers and returns both results; `cluster.run_on_workers` unless a test puts another.
+    """
+    from course_utils import cluster
+
+    try:
+        found = (run or cluster.run_on_workers)(function, timeout=60)
+    except cluster.WorkerError as problem:
+        return f"On the workers: {str(problem).splitlines()[0]}."
+    if missing(*found):
+        return missing(*found)
+    if found != [12.0, 12.0]:
+        return f"Each worker holds 1 + 2 + 3, so both should return 12.0; they return {found}."
+    return ""
+
+
+@exercise("Exercise 4")
+def still_to_come(function):
+    """Exercise 4: `function(epoch, epochs, done)` is the data set of the batches left after `done` steps."""
+    import tensorflow as tf
+
+    for steps, epochs, done in (4, 3, 0), (4, 3, 5), (5, 2, 5), (3, 4, 11), (3, 2, 6):
+        rest = function(tf.data.Dataset.range(steps), epochs, done)
+        if missing(rest):
+            return missing(rest)
+        found = [int(batch) for batch in rest.take(steps * epochs + 1)]
+        right = (list(range(steps)) * epochs)[done:]
+        if found != right:
+            return (
+                f"{epochs} epochs of batches {list(range(steps))}, stopped after {done} steps: "
+                f"{right} is left, and you return {found}."
+            )
+    return ""
