@@ -1,6 +1,7 @@
 # make lab       open the course in JupyterLab
 # make run       execute every notebook, and leave it as HTML under build/
 # make test      everything that proves the course works; GPUs are hidden from it
+# make soak      workers killed at random moments, forty times: some seven minutes
 # make test-gpu  the notebooks on this machine's GPUs: proofs judge, stored outputs are not compared
 # Each first makes .venv from requirements.txt if it is missing or older; with GPU=1 from requirements-gpu.txt.
 
@@ -12,7 +13,7 @@ REQUIREMENTS := requirements$(if $(GPU),-gpu).txt
 READY := .venv/ready$(if $(GPU),-gpu)
 AS_ROOT := $(if $(filter 0,$(shell id -u)),--allow-root --ip=127.0.0.1)
 
-.PHONY: lab run test test-gpu
+.PHONY: lab run test soak test-gpu
 lab: $(READY)
 	$(BIN)/jupyter lab $(AS_ROOT) notebooks
 
@@ -24,6 +25,10 @@ test: $(READY)
 	@echo "GPUs, if any, are hidden from TensorFlow: stored outputs are a CPU's. To use them: make test-gpu"
 	$(BIN)/ruff check . && $(BIN)/ruff format --check .
 	$(BIN)/python -m pytest --nbval --numprocesses=2 --dist=loadfile
+
+soak: export CUDA_VISIBLE_DEVICES := -1
+soak: $(READY)
+	$(BIN)/python -m pytest tests/soak.py
 
 test-gpu: $(READY)
 	@$(BIN)/python -c "import course_utils, sys, tensorflow as tf; sys.exit(None if tf.config.list_physical_devices('GPU') else 'TensorFlow sees no GPU here: make test runs everything without one')"

@@ -1,0 +1,75 @@
+"""Twenty kills in training and twenty during start-up: each recovered from, with equal weights, nothing left behind.
+
+`make soak` runs it; `make test` does not, because it takes minutes. What is run are the cells of notebook 03.
+"""
+
+import glob
+import json
+import linecache
+import os
+import pathlib
+import random
+import tempfile
+import threading
+import time
+
+import numpy as np
+import psutil
+import pytest
+
+from course_utils.cluster import run_on_workers
+
+NOTEBOOK = pathlib.Path(__file__).resolve().parent.parent / "notebooks" / "03_multi_worker_strategy.ipynb"
+CELLS = ("set-up", "report", "processes", "settings", "train-step", "restored", "train-on")
+TIMES = 20
+
+
+@pytest.fixture(scope="module")
+def train_on():
+    """The notebook's function of this name, from cells executed here as a kernel would."""
+    sources = {cell["id"]: "".join(cell["source"]) for cell in json.loads(NOTEBOOK.read_text("utf-8"))["cells"]}
+    space = {"__name__": "__main__"}
+    for name in CELLS:
+        linecache.cache[name] = (len(sources[name]), None, sources[name].splitlines(keepends=True), name)
+        exec(compile(sources[name], name, "exec"), space)
+    yield space["train_on"]
+    for name in CELLS:
+        del linecache.cache[name]
+
+
+@pytest.fixture(scope="module")
+def undisturbed(train_on):
+    with tempfile.TemporaryDirectory() as folder:
+        return run_on_workers(train_on, folder)[0][1]
+
+
+def kill_one(start, delay, chance, killed):
+    """Once `start()` is true, wait for the delay, and kill one of the workers."""
+    deadline = time.monotonic() + 60
+    while not start() and time.monotonic() < deadline:
+        time.sleep(0.002)
+    time.sleep(delay)  # the moment: nothing is waited for
+    workers = [each for each in psutil.Process().children() if "workers.work()" in " ".join(each.cmdline())]
+    victim = chance.choice(workers)
+    killed.append(victim.pid)
+    victim.kill()
+
+
+@pytest.mark.parametrize("k", range(TIMES))
+@pytest.mark.parametrize("phase", ["training", "start-up"])
+def test_killed_and_recovered(phase, k, train_on, undisturbed, tmp_path, capfd):
+    chance, killed = random.Random(f"{phase} {k}"), []
+    if phase == "training":
+        log = tmp_path / "log.txt"
+        when = (lambda: log.exists() and log.stat().st_size > 0), chance.uniform(0, 0.5)
+    else:
+        when = (lambda: len(psutil.Process().children()) == 2), chance.uniform(0, 3.5)
+    thread = threading.Thread(target=kill_one, args=[*when, chance, killed])
+    thread.start()
+    ends = run_on_workers(train_on, str(tmp_path), timeout=100, restarts=1)
+    thread.join()
+    assert killed and "was killed by SIGKILL: all are started again (1 of 1)" in capfd.readouterr().out
+    for _, weights in ends:
+        assert all(np.array_equal(mine, theirs) for mine, theirs in zip(weights, undisturbed, strict=True))
+    assert not psutil.Process().children(recursive=True)
+    assert not glob.glob(os.path.join(tempfile.gettempdir(), "course-workers-*"))
