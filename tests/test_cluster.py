@@ -234,6 +234,31 @@ def test_source_travels_along():
         del linecache.cache[name]
 
 
+def test_autograph_finds_the_source():
+    """A loop over a tensor, in a function of a cell: without its source AutoGraph would give up on it."""
+    import linecache
+
+    cell = """
+def collatz(start):
+    import tensorflow as tf
+    @tf.function
+    def steps(n):
+        count = 0
+        while n != 1:
+            n = n // 2 if n % 2 == 0 else 3 * n + 1
+            count += 1
+        return count
+    return int(steps(tf.constant(start)))
+"""
+    linecache.cache["cell-2.py"] = (len(cell), None, cell.splitlines(keepends=True), "cell-2.py")
+    space = {"__name__": "__main__"}
+    exec(compile(cell, "cell-2.py", "exec"), space)
+    assert run_in_process(space["collatz"], 27) == 111
+    del linecache.cache["cell-2.py"]
+    with pytest.raises(WorkerError, match="Using a symbolic"):
+        run_in_process(space["collatz"], 27)
+
+
 def test_a_worker_that_raises():
     def uneven():
         if index() == 1:
