@@ -23,20 +23,17 @@ ROOT = pathlib.Path(__file__).resolve().parent.parent
 pytestmark = pytest.mark.skipif(os.name == "nt", reason="worker processes need Linux or macOS")
 
 
-def traces():
-    """What a run could leave: processes, threads, temporary folders, open files."""
-    processes = {each.pid for each in psutil.Process().children(recursive=True)}
-    folders = set(glob.glob(os.path.join(tempfile.gettempdir(), "course-workers-*")))
-    return processes, set(threading.enumerate()), folders, psutil.Process().num_fds()
-
-
 @pytest.fixture(autouse=True)
-def little_grace(monkeypatch):
+def nothing_is_left(request, tmp_path_factory, monkeypatch):
+    """Of processes, threads, open files, and files in the folder for temporary ones."""
+    folder = tmp_path_factory.mktemp("temporary")
+    monkeypatch.setattr(tempfile, "tempdir", str(folder))
     monkeypatch.setattr(workers, "GRACE", 1)
 
+    def traces():
+        children = {each.pid for each in psutil.Process().children(recursive=True)}
+        return children, set(threading.enumerate()), list(folder.iterdir()), psutil.Process().num_fds()
 
-@pytest.fixture(autouse=True)
-def nothing_is_left(request):
     before = traces()
     yield
     checked = 3 if "notebook" in request.node.name else 4  # a Jupyter client keeps files open for a while
