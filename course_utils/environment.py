@@ -1,12 +1,14 @@
 """What hardware is here, and N logical devices of it; quiet logs. The ground of the other modules."""
 
 import contextlib
+import glob
 import importlib.machinery
 import os
 import re
 import subprocess
 import sys
 import warnings
+from typing import NamedTuple
 
 from course_utils.arguments import one_of, whole_number
 
@@ -221,3 +223,75 @@ def _split(physical, count, parts):
                 f"{count} logical {physical.device_type} devices were asked for, but TensorFlow already runs with "
                 f"{there} and cannot change that: restart the kernel, and ask for them before anything uses TensorFlow"
             ) from None
+
+
+class Accelerator(NamedTuple):
+    """What `connect_tpu` found: a strategy, its number of replicas, and what it really is, such as "8 logical CPUs"."""
+
+    strategy: object
+    num_replicas: int
+    what: str
+
+
+TPU_FAULTS = {
+    "provide a TPU Name": "no TPU was named: say connect_tpu(name=…), or 'local' where the TPU is in this machine",
+    "already in use": "another process holds the TPU: end it (on Colab: Runtime, Manage sessions), then restart",
+    "libtpu.*(version|undefined symbol|not available in|has no attribute)": "libtpu, the TPU's library, is of another "
+    "version than TensorFlow: pip install tensorflow-tpu=={}, then restart",
+    "libtpu": "libtpu, the TPU's library, is missing: pip install tensorflow-tpu=={}, then restart",
+    "Name or service not known|Could not lookup|urlopen|UNAVAILABLE|DEADLINE": "no TPU of the name {name!r} answers: "
+    "check the name, the zone and the network",
+}
+"""What to say of errors with these words; {} is the version of TensorFlow."""
+
+
+def connect_tpu(replicas=8, name=None):
+    """Initialise the TPU, if there is one, and return it as an `Accelerator`; else that many logical CPUs in its place.
+
+    replicas: how many logical CPUs stand in for a TPU; a TPU has as many as it has.
+    name: of the TPU, or its address; by default what TPU_NAME says, else "local": in this machine, as on Colab.
+
+    Call it first: a TPU loses what was made before it is initialised, and TensorFlow's devices are fixed then. Prints
+    one line: what was found, or why there is no TPU and what to do about it. Where TensorFlow is not installed the
+    strategy is None. Raises ValueError for replicas that make no sense, RuntimeError when it comes too late.
+    """
+    replicas = whole_number("replicas", replicas, 1)
+    if _version("tensorflow") == "not installed":
+        print("TensorFlow is not installed: pip install tensorflow-tpu==2.20.0, then restart; JAX works without it")
+        return Accelerator(None, 0, "nothing: TensorFlow is not installed")
+    import tensorflow as tf
+
+    cpu = tf.config.list_physical_devices("CPU")[0]
+    _split(
+        cpu, replicas, [tf.config.LogicalDeviceConfiguration()] * replicas
+    )  # now: a failed attempt fixes the devices
+    name = os.environ.get("TPU_NAME", "local") if name is None else name
+    try:
+        resolver = tf.distribute.cluster_resolver.TPUClusterResolver(tpu=name)
+        tf.config.experimental_connect_to_cluster(resolver)
+        tf.tpu.experimental.initialize_tpu_system(resolver)
+        strategy = tf.distribute.TPUStrategy(resolver)
+    except Exception as problem:  # each way of having no TPU has its own type of error
+        print(f"{replicas} logical CPUs in place of a TPU: {_tpu_fault(problem, name)}")
+        devices = [f"CPU:{i}" for i in range(replicas)]
+        strategy = tf.distribute.MirroredStrategy(devices, tf.distribute.ReductionToOneDevice())
+        return Accelerator(strategy, replicas, f"{replicas} logical CPUs")
+    count = strategy.num_replicas_in_sync
+    print(f"a TPU with {count} core{'s' * (count > 1)}")
+    return Accelerator(strategy, count, f"{count} TPU core{'s' * (count > 1)}")
+
+
+def _tpu_fault(problem, name):
+    """Why there is no TPU, and what would help, in one sentence."""
+    import tensorflow as tf
+
+    text = f"{type(problem).__name__}: {problem}"
+    if "No OpKernel was registered" in text:
+        if glob.glob("/dev/accel*") or glob.glob("/dev/vfio/[0-9]*"):
+            version = tf.version.VERSION
+            return f"this TensorFlow has no TPU kernels: pip install tensorflow-tpu=={version}, then restart"
+        return "there is none in this machine"
+    for words, remedy in TPU_FAULTS.items():
+        if re.search(words, text):
+            return remedy.format(tf.version.VERSION, name=name)
+    return f"connecting failed ({text.splitlines()[0][:200]})"

@@ -107,6 +107,7 @@ proofs.same(model.get_weights(), build_model().get_weights(), 0, "the same seed,
 exercises.micro_batches(lambda stages, idle: 1)
 print(x_train.shape, np.asarray(model(x_test[:2])).shape, sum(layer.parameters for layer in layers))
 print(environment.report())
+print(environment.connect_tpu())
 """
 
 
@@ -123,6 +124,7 @@ def test_without_tensorflow(tmp_path):
     assert answer.returncode == 0, answer.stderr
     assert "bit-identical ✓" in answer.stdout and "(1536, 28, 28, 1) (2, 10) 693962" in answer.stdout
     assert re.search("TensorFlow +not installed", answer.stdout) and "remedy " in answer.stdout
+    assert "Accelerator(strategy=None, num_replicas=0, what='nothing: TensorFlow is not installed')" in answer.stdout
 
 
 def test_missing_tensorflow_is_an_ordinary_import_error(python):
