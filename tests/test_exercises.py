@@ -14,10 +14,16 @@ import tensorflow as tf
 
 from course_utils.cluster import WorkerError
 from course_utils.data import make_dataset
-from course_utils.exercises import data_vs_model_parallelism, gpu_strategy, multi_worker_strategy, one_device_strategy
+from course_utils.exercises import (
+    data_vs_model_parallelism,
+    gpu_strategy,
+    multi_worker_strategy,
+    one_device_strategy,
+    tpu_strategy,
+)
 from course_utils.model import build_model
 
-MODULES = (data_vs_model_parallelism, one_device_strategy, gpu_strategy, multi_worker_strategy)
+MODULES = (data_vs_model_parallelism, one_device_strategy, gpu_strategy, multi_worker_strategy, tpu_strategy)
 
 
 def boom(*_):
@@ -117,6 +123,19 @@ def config(hosts, port, index, **task):
 def twelve(*values):
     """Answers one worker after the other."""
     return itertools.cycle(values).__next__
+
+
+def growing(losses):
+    found = losses[:1]
+    for k in tf.range(1, len(losses)):
+        tf.autograph.experimental.set_loop_options(shape_invariants=[(found, tf.TensorShape([None]))])
+        found = tf.concat([found, [tf.maximum(found[-1], losses[k])]], 0)
+    return found
+
+
+def largest(losses, least):
+    places = tf.range(4)
+    return tf.reduce_max(tf.where(places[:, None] >= places[None, :], losses[None, :], least), axis=1)
 
 
 def count_of(dataset):
@@ -290,6 +309,35 @@ WRONG = {
             "2 epochs of batches [0, 1, 2, 3, 4], stopped after 5 steps"),
         (boom, RAISED),
     ],
+    "fitting_batch": [
+        (lambda wanted, cores: ..., TODO),
+        (lambda wanted, cores: wanted, "100 examples on 8 cores are 12.5 for each, which is no multiple of 8."),
+        (lambda wanted, cores: wanted // (8 * cores) * 8 * cores, "64 examples are fewer than the 100 wanted."),
+        (lambda wanted, cores: (wanted // (8 * cores) + 1) * 8 * cores, "192 would do, but 128 is the smallest"),
+        (lambda wanted, cores: -(-wanted // 8) * 8, "104 examples on 8 cores are 13 for each"),
+        (lambda wanted, cores: 1024, "1024 would do, but 128 is the smallest that does."),
+        (boom, RAISED),
+    ],
+    "mean_of_first": [
+        (lambda losses, count: ..., TODO),
+        (lambda losses, count: tf.reduce_mean(losses), "2 it should return 3.0, and returns 4.0."),
+        (lambda losses, count: tf.reduce_sum(losses) / tf.cast(count, "float32"), "return 3.0, and returns 8"),
+        (lambda losses, count: tf.reduce_mean(tf.where(tf.range(4) < count, losses, 0.0)), "and returns 1.5."),
+        (lambda losses, count: losses[0] * 0.75, "4 it should return 4.0, and returns 3.0"),
+        (lambda losses, count: losses, "2 it should return 3.0, and returns [4.0, 2.0, 9.0, 1.0]."),
+        (lambda losses, count: tf.strings.to_number(tf.strings.as_string(losses[0])), "The compiler refuses: Detected"),
+        (boom, RAISED),
+    ],
+    "largest_so_far": [
+        (lambda losses: ..., TODO),
+        (growing, "The compiler refuses: Input and output shapes of loop body do not match."),
+        (lambda losses: losses, "should return [1.0, 3.0, 3.0, 5.0], and returns [1.0, 3.0, 2.0, 5.0]."),
+        (lambda losses: tf.sort(losses), "and returns [1.0, 2.0, 3.0, 5.0]."),
+        (lambda losses: tf.fill([4], tf.reduce_max(losses)), "and returns [5.0, 5.0, 5.0, 5.0]."),
+        (lambda losses: largest(losses, 0.0), "For [-4.0, -6.0, -1.0, -2.0] it should return [-4.0"),
+        (lambda losses: tf.reduce_max(losses), "and returns 5.0."),
+        (boom, RAISED),
+    ],
 }  # fmt: skip
 RIGHT = {
     "counter_on": [counter, lambda device: counter(device, 0)],
@@ -320,6 +368,12 @@ RIGHT = {
         lambda examples, batch, n, i: examples.batch(batch).map(lambda each: tf.split(each, n)[i]),
     ],
     "sum_over_workers": [lambda: 12.0],
+    "fitting_batch": [lambda wanted, cores: math.ceil(wanted / (8 * cores)) * 8 * cores],
+    "mean_of_first": [
+        lambda losses, count: tf.reduce_sum(tf.where(tf.range(4) < count, losses, 0.0)) / tf.cast(count, "float32"),
+        lambda losses, count: tf.cumsum(losses)[count - 1] / tf.cast(count, "float32"),
+    ],
+    "largest_so_far": [lambda losses: largest(losses, losses.dtype.min)],
     "still_to_come": [
         lambda epoch, epochs, done: epoch.repeat(epochs).skip(done),
         lambda epoch, epochs, done: epoch.repeat().take(count_of(epoch) * epochs).skip(done),

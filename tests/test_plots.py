@@ -142,6 +142,32 @@ CASES = {
             "2 steps · 1 example twice · never: 6, 7, 8, 9, 10, 11, 12, 13, 14, 15",
         ],
     ),
+    "tpu": (
+        lambda title: plots.tpu(
+            title,
+            "batches",
+            {
+                "HBM": ("weights", "weights"),
+                "vector unit": ("8 × 128 lanes", "activations"),
+                "matrix unit": ("128 × 128 multiply-adds", "compute"),
+            },
+        ),
+        "A TPU multiplies matrices; the host must keep it fed",
+        ["host", "TPU chip", "batches", "HBM: weights", "vector unit: 8 × 128 lanes", "tf.data: batches"],
+    ),
+    "heatmap": (
+        lambda title: plots.heatmap(
+            [[10 * i + j for j in range(64)] for i in range(16)],
+            range(1, 17),
+            range(8, 520, 8),
+            "features",
+            "examples per core",
+            "lanes in use (%)",
+            title,
+        ),
+        "Small batches and odd sizes leave the matrix unit idle",
+        ["features", "examples per core", "lanes in use (%)", "64", "512", "2", "16"],
+    ),
     "step on 1": (
         lambda title: plots.training_step(["CPU:1"], 128, title),
         "One device: the whole step stays at home",
@@ -740,3 +766,8 @@ def test_colours_can_be_told_apart(eye):
 def test_text_is_readable_in_a_box(what):
     light, dark = (float(linear(colour) @ [0.2126, 0.7152, 0.0722]) for colour in (COLOURS[what], INK))
     assert (light + 0.05) / (dark + 0.05) > 4.5  # WCAG's contrast ratio
+
+
+def test_heatmap_needs_a_row_for_each_row():
+    with pytest.raises(ValueError, match=r"values: shape \(1, 2\); must be \(2, 2\)"):
+        plots.heatmap([[1, 2]], [1, 2], [1, 2], "x", "y", "%", "Too few")

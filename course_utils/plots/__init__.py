@@ -5,7 +5,7 @@ shows the figure once.
 """
 
 # ruff: noqa: F401
-from course_utils.plots.charts import bars, histogram, lines, timeline
+from course_utils.plots.charts import bars, heatmap, histogram, lines, timeline
 from course_utils.plots.diagrams import (
     decision,
     digits,
@@ -13,6 +13,7 @@ from course_utils.plots.diagrams import (
     ring,
     shards,
     split_layer,
+    tpu,
     training_step,
     workers,
 )

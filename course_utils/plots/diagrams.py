@@ -240,3 +240,31 @@ def shards(policies, total, title):
                     x += square + 0.03
                 x += 0.12
     return figure
+
+
+@styled()
+def tpu(title, travels, inside):
+    """A host and a TPU chip: what the host sends, and what is on the chip. inside: `{part: (text, what)}`, three parts.
+
+    The last part is drawn as the grid that gives the matrix unit its name.
+    """
+    from matplotlib.patches import Rectangle
+
+    figure, axes = canvas(title, 3.3)
+    box(axes, 0.1, 0.3, 2.1, 2.4, dashed=True)
+    label(axes, 1.15, 2.45, "host", weight="bold")
+    for k, (text, what) in enumerate((("Python, TensorFlow", "waiting"), ("tf.data: batches", "inputs"))):
+        box(axes, 0.22, 1.65 - 0.75 * k, 1.86, 0.5, colour(what), text)
+    arrow(axes, (2.2, 1.15), (3.5, 1.15), COLOURS["travels"], 2.6)
+    label(axes, 2.84, 1.42, travels, size=9, color=COLOURS["travels"], weight="bold")
+    box(axes, 3.5, 0.1, 3.6, 2.8)
+    label(axes, 5.3, 2.7, "TPU chip", weight="bold")
+    for k, (name, (text, what)) in enumerate(inside.items()):
+        bottom = (2.05, 1.4, 0.22)[k]
+        box(axes, 3.62, bottom, 3.36, (0.44, 0.44, 1.02)[k], "white" if k == 2 else colour(what))
+        axes.text(3.72, bottom + (0.22, 0.22, 0.8)[k], f"{name}: {text}", va="center", size=9.3)
+    for row in range(4):
+        for column in range(16):
+            corner = 3.76 + 0.195 * column, 0.29 + 0.1 * row
+            axes.add_patch(Rectangle(corner, 0.165, 0.075, facecolor=colour(what)))
+    return figure

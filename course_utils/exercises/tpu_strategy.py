@@ -1,0 +1,60 @@
+"""Checks of the exercises of notebook 04."""
+
+from course_utils.exercises import exercise, missing
+
+
+@exercise("Exercise 1")
+def fitting_batch(function):
+    """Exercise 1: `function(wanted, num_cores)` is the smallest batch of a multiple of 8 examples for each core."""
+    for wanted, cores in (100, 8), (128, 8), (129, 8), (1, 1), (9, 1), (200, 4):
+        found, right = function(wanted, cores), -(-wanted // (8 * cores)) * 8 * cores
+        if missing(found):
+            return missing(found)
+        if found < wanted:
+            return f"{found} examples are fewer than the {wanted} wanted."
+        if found % (8 * cores):
+            return f"{found} examples on {cores} cores are {found / cores:g} for each, which is no multiple of 8."
+        if found != right:
+            return f"For {wanted} examples on {cores} cores {found} would do, but {right} is the smallest that does."
+    return ""
+
+
+def _compiled(function, arguments, rights):
+    """What is wrong with this function when XLA compiles it and it is called with each of these arguments."""
+    import numpy as np
+    import tensorflow as tf
+
+    step = tf.function(function, jit_compile=True)
+    for given, right in zip(arguments, rights, strict=True):
+        try:
+            found = step(*given)
+        except (tf.errors.InvalidArgumentError, tf.errors.UnimplementedError) as problem:
+            return f"The compiler refuses: {str(problem).splitlines()[0].split(': (')[0][:160]}."
+        case = ", ".join(str(each.numpy().tolist()) for each in given)
+        if np.shape(found) != np.shape(right) or not np.allclose(found, right, atol=1e-5):
+            return f"For {case} it should return {right}, and returns {np.asarray(found).tolist()}."
+    if step.experimental_get_tracing_count() > 1:
+        return f"{step.experimental_get_tracing_count()} programs were compiled; one should do."
+    return ""
+
+
+@exercise("Exercise 2")
+def mean_of_first(function):
+    """Exercise 2: `function(losses, count)` is the mean of the first `count` losses, by one program for all counts."""
+    import tensorflow as tf
+
+    losses = tf.constant([4.0, 2.0, 9.0, 1.0])
+    if missing(answer := function(losses, tf.constant(2))):
+        return missing(answer)
+    return _compiled(function, [(losses, tf.constant(n)) for n in (2, 4, 1, 3)], [3.0, 4.0, 4.0, 5.0])
+
+
+@exercise("Exercise 3")
+def largest_so_far(function):
+    """Exercise 3: `function(losses)` is the largest loss up to each position, and compiles."""
+    import tensorflow as tf
+
+    cases = [([1.0, 3.0, 2.0, 5.0], [1.0, 3.0, 3.0, 5.0]), ([-4.0, -6.0, -1.0, -2.0], [-4.0, -4.0, -1.0, -1.0])]
+    if missing(answer := function(tf.constant(cases[0][0]))):
+        return missing(answer)
+    return _compiled(function, [(tf.constant(losses),) for losses, _ in cases], [right for _, right in cases])
