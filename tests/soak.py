@@ -3,10 +3,8 @@
 `make soak` runs it; `make test` does not, because it takes minutes. What is run are the cells of notebook 03.
 """
 
-import glob
 import json
 import linecache
-import os
 import pathlib
 import random
 import tempfile
@@ -57,8 +55,10 @@ def kill_one(start, delay, chance, killed):
 
 @pytest.mark.parametrize("k", range(TIMES))
 @pytest.mark.parametrize("phase", ["training", "start-up"])
-def test_killed_and_recovered(phase, k, train_on, undisturbed, tmp_path, capfd):
-    chance, killed = random.Random(f"{phase} {k}"), []
+def test_killed_and_recovered(phase, k, train_on, undisturbed, tmp_path, capfd, monkeypatch):
+    chance, killed, temporary = random.Random(f"{phase} {k}"), [], tmp_path / "temporary"
+    temporary.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(temporary))
     if phase == "training":
         log = tmp_path / "log.txt"
         when = (lambda: log.exists() and log.stat().st_size > 0), chance.uniform(0, 0.5)
@@ -72,4 +72,4 @@ def test_killed_and_recovered(phase, k, train_on, undisturbed, tmp_path, capfd):
     for _, weights in ends:
         assert all(np.array_equal(mine, theirs) for mine, theirs in zip(weights, undisturbed, strict=True))
     assert not psutil.Process().children(recursive=True)
-    assert not glob.glob(os.path.join(tempfile.gettempdir(), "course-workers-*"))
+    assert not list(temporary.iterdir())
