@@ -121,10 +121,7 @@ def _packed(function, args):
 
 def _dumps(value):
     """The value as bytes, by cloudpickle, which forgets in which cell a function stood: here that is kept."""
-    try:
-        import cloudpickle
-    except ImportError:  # on Colab's TPU runtime there may be only the copy that scikit-learn brings
-        from joblib.externals import cloudpickle
+    import cloudpickle
 
     class Pickler(cloudpickle.Pickler):
         reduce_code = cloudpickle.Pickler.dispatch_table[types.CodeType]
