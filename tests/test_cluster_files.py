@@ -221,7 +221,7 @@ def test_a_script_that_cannot_be_written(tmp_path, functions, main, words):
 
 def test_a_function_without_source(tmp_path):
     space = {"__name__": "nowhere"}
-    exec("def typed():\n    pass", space)
+    exec(compile("def typed():\n    pass", "<nowhere>", "exec"), space)  # "<string>" is what `python -c` ran
     with pytest.raises(ValueError, match="the source of typed is not to be had: define it in a cell"):
         write_script(tmp_path / "train.py", main=space["typed"])
 
