@@ -2,6 +2,7 @@
 # make run       execute every notebook, and leave it as HTML under build/
 # make test      everything that proves the course works; GPUs are hidden from it
 # make soak      workers killed at random moments, forty times: some seven minutes
+# make tpu-runtime  notebook 04 on the packages of Colab's TPU runtime; needs Python 3.13
 # make test-gpu  the notebooks on this machine's GPUs: proofs judge, stored outputs are not compared
 # Each first makes .venv from requirements.txt if it is missing or older; with GPU=1 from requirements-gpu.txt.
 
@@ -13,7 +14,7 @@ REQUIREMENTS := requirements$(if $(GPU),-gpu).txt
 READY := .venv/ready$(if $(GPU),-gpu)
 AS_ROOT := $(if $(filter 0,$(shell id -u)),--allow-root --ip=127.0.0.1)
 
-.PHONY: lab run test soak test-gpu
+.PHONY: lab run test soak tpu-runtime test-gpu
 lab: $(READY)
 	$(BIN)/jupyter lab $(AS_ROOT) notebooks
 
@@ -29,6 +30,13 @@ test: $(READY)
 soak: export CUDA_VISIBLE_DEVICES := -1
 soak: $(READY)
 	$(BIN)/python -m pytest tests/soak.py
+
+tpu-runtime: PYTHON := python3.13
+tpu-runtime:
+	@$(PYTHON) -c 'import ensurepip, sys, venv; sys.exit(sys.version_info[:2] != (3, 13))' || { echo "Colab's TPU runtime has Python 3.13, and $(PYTHON) is none: make tpu-runtime PYTHON=/path/to/python3.13" >&2; exit 1; }
+	$(PYTHON) -m venv .venv-tpu
+	.venv-tpu/bin/python -m pip install --disable-pip-version-check --quiet --requirement tests/tpu_runtime.txt
+	cd notebooks && MPLBACKEND=Agg ../.venv-tpu/bin/python ../tests/tpu_runtime.py
 
 test-gpu: $(READY)
 	@$(BIN)/python -c "import course_utils, sys, tensorflow as tf; sys.exit(None if tf.config.list_physical_devices('GPU') else 'TensorFlow sees no GPU here: make test runs everything without one')"

@@ -138,24 +138,10 @@ def test_without_tensorflow(without_tensorflow):
     assert "Accelerator(strategy=None, num_replicas=0, what='nothing: TensorFlow is not installed')" in answer.stdout
 
 
-TPU_RUNTIME = """
-import json, linecache
-with open("04_tpu_strategy.ipynb", encoding="utf-8") as file:
-    cells = [cell for cell in json.load(file)["cells"] if cell["cell_type"] == "code"]
-space = {"__name__": "__main__"}
-for cell in cells:
-    source = "".join(cell["source"])
-    linecache.cache[cell["id"]] = (len(source), None, source.splitlines(keepends=True), cell["id"])
-    exec(compile(source, cell["id"], "exec"), space)
-    if cell["id"] == "jax-trap":
-        break
-print("reached", cell["id"])
-"""
-
-
 def test_notebook_on_colabs_tpu_runtime(without_tensorflow):
     """Where TensorFlow is missing, notebook 04 gets to the end of its part on JAX."""
-    answer = without_tensorflow(TPU_RUNTIME, cwd=ROOT / "notebooks")
+    program = (ROOT / "tests" / "tpu_runtime.py").read_text(encoding="utf-8")
+    answer = without_tensorflow(program, cwd=ROOT / "notebooks")
     assert "TensorFlow is not installed: pip install tensorflow-tpu" in answer.stdout
     assert "sharded: weights after 12 steps = alone: max |Δ| ≤ 5e-06 ✓" in answer.stdout
     assert answer.stdout.endswith("reached jax-trap\n")
