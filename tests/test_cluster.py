@@ -85,7 +85,7 @@ def test_each_is_a_fresh_process_that_sees_no_gpu():
     assert len({one, other, os.getpid()}) == 3 and seen == ["-1", False, "0"]
 
 
-def test_its_port_is_free_when_the_function_runs_and_kept_for_it_until_then(monkeypatch):
+def test_its_port_is_free_when_the_function_runs_and_kept_for_it_until_then():
     def bind():
         import socket
 
@@ -95,8 +95,9 @@ def test_its_port_is_free_when_the_function_runs_and_kept_for_it_until_then(monk
 
     assert run_on_workers(bind) == [True, True]
     with workers._reserved_ports(2) as ports:
-        assert not any(map(bound, (port.getsockname()[1] for port in ports)))
-    assert all(map(bound, [port.getsockname()[1] for port in ports if port.fileno() >= 0]))
+        numbers = [port.getsockname()[1] for port in ports]
+        assert len(numbers) == 2 and not any(map(bound, numbers))
+    assert all(map(bound, numbers))
 
 
 def bound(port):
@@ -451,6 +452,20 @@ LOCK = threading.Lock()
 def test_a_result_that_cannot_be_sent_back():
     with pytest.raises(WorkerError, match=r"the result, a lock, cannot be sent back \(cannot pickle '_thread.lock'"):
         run_in_process(lambda: threading.Lock())
+
+
+class Mute:
+    """Refuses to be pickled, without a word."""
+
+    def __reduce__(self):
+        raise ValueError
+
+
+def test_what_refuses_to_travel_without_a_word():
+    with pytest.raises(ValueError, match=r"cannot be sent to another process \(ValueError: \(no message\)\)"):
+        run_in_process(print, Mute())
+    with pytest.raises(WorkerError, match=r"the result, a Mute, cannot be sent back \(\(no message\)\)"):
+        run_in_process(Mute)
 
 
 def test_other_systems(monkeypatch):

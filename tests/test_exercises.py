@@ -120,7 +120,7 @@ def config(hosts, port, index, **task):
     return {"cluster": {"worker": addresses}, "task": {"type": "worker", "index": index} | task}
 
 
-def twelve(*values):
+def in_turn(*values):
     """Answers one worker after the other."""
     return itertools.cycle(values).__next__
 
@@ -294,7 +294,7 @@ WRONG = {
     "sum_over_workers": [
         (lambda: ..., TODO),
         (lambda: 6.0, "so both should return 12.0; they return [6.0, 6.0]."),
-        (twelve(12.0, 6.0), "they return [12.0, 6.0]."),
+        (in_turn(12.0, 6.0), "they return [12.0, 6.0]."),
         (lambda: [12.0], "they return [[12.0], [12.0]]."),
         (lambda: int("x"), "On the workers: every worker raised ValueError: invalid literal"),
         (boom, RAISED),
