@@ -2,6 +2,7 @@
 # make run       execute every notebook, and leave it as HTML under build/
 # make test      everything that proves the course works; GPUs are hidden from it
 # make soak      workers killed at random moments, forty times: some seven minutes
+# make cluster   the files of cluster/ on a real Slurm of two nodes; needs Linux, root, and Slurm: some two minutes
 # make tpu-runtime  notebook 04 on the packages of Colab's TPU runtime; needs Python 3.13
 # make test-gpu  the notebooks on this machine's GPUs: proofs judge, stored outputs are not compared
 # Each first makes .venv from requirements.txt if it is missing or older; with GPU=1 from requirements-gpu.txt.
@@ -14,7 +15,7 @@ REQUIREMENTS := requirements$(if $(GPU),-gpu).txt
 READY := .venv/ready$(if $(GPU),-gpu)
 AS_ROOT := $(if $(filter 0,$(shell id -u)),--allow-root --ip=127.0.0.1)
 
-.PHONY: lab run test soak tpu-runtime test-gpu
+.PHONY: lab run test soak cluster tpu-runtime test-gpu
 lab: $(READY)
 	$(BIN)/jupyter lab $(AS_ROOT) notebooks
 
@@ -30,6 +31,16 @@ test: $(READY)
 soak: export CUDA_VISIBLE_DEVICES := -1
 soak: $(READY)
 	$(BIN)/python -m pytest tests/soak.py
+
+NAMESPACES := unshare --net --mount --uts --ipc --pid --fork --kill-child --mount-proc
+cluster: export CUDA_VISIBLE_DEVICES := -1
+cluster: export COURSE_NAMESPACES := own
+cluster: $(READY)
+	@for needed in unshare nsenter ip munged slurmctld slurmd sbatch; do command -v $$needed > /dev/null || \
+		{ echo "make cluster needs a Slurm of its own, and $$needed is missing (on Debian: apt install slurm-wlm munge iproute2)" >&2; exit 1; }; done
+	@$(NAMESPACES) ip link add course type bridge 2> /dev/null || \
+		{ echo "make cluster needs namespaces, and they cannot be had here: be root, on Linux, outside an unprivileged container" >&2; exit 1; }
+	$(NAMESPACES) $(BIN)/python -m pytest tests/real_slurm.py
 
 tpu-runtime: PYTHON := python3.13
 tpu-runtime:

@@ -3,9 +3,6 @@
 `make soak` runs it; `make test` does not, because it takes minutes. What is run are the cells of notebook 03.
 """
 
-import json
-import linecache
-import pathlib
 import random
 import tempfile
 import threading
@@ -14,25 +11,18 @@ import time
 import numpy as np
 import psutil
 import pytest
+from cells import executed
 
 from course_utils.cluster import run_on_workers
 
-NOTEBOOK = pathlib.Path(__file__).resolve().parent.parent / "notebooks" / "03_multi_worker_strategy.ipynb"
 CELLS = ("set-up", "report", "processes", "settings", "train-step", "restored", "train-on")
 TIMES = 20
 
 
 @pytest.fixture(scope="module")
 def train_on():
-    """The notebook's function of this name, from cells executed here as a kernel would."""
-    sources = {cell["id"]: "".join(cell["source"]) for cell in json.loads(NOTEBOOK.read_text("utf-8"))["cells"]}
-    space = {"__name__": "__main__"}
-    for name in CELLS:
-        linecache.cache[name] = (len(sources[name]), None, sources[name].splitlines(keepends=True), name)
-        exec(compile(sources[name], name, "exec"), space)
-    yield space["train_on"]
-    for name in CELLS:
-        del linecache.cache[name]
+    with executed("03_multi_worker_strategy", *CELLS) as space:
+        yield space["train_on"]
 
 
 @pytest.fixture(scope="module")

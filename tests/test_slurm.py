@@ -29,7 +29,6 @@ def workers(*args, **more):
         ("n[008-010,12]", "n008 n009 n010 n12"),
         ("login,gpu-a[1,3],b7", "login gpu-a1 gpu-a3 b7"),
         ("r[1-2]n[3-4]", "r1n3 r1n4 r2n3 r2n4"),
-        ("n[1-2]-ib.example", "n1-ib.example n2-ib.example"),
     ],
 )
 def test_node_lists(nodes, expected):

@@ -1,0 +1,43 @@
+#!/usr/bin/env bash
+# Notebook 03's training on two machines (or more), by hand:   bash cluster/two_machines.sh
+# Change the three lines with CHANGE-ME; as they are, this script refuses to run.
+HOSTS="CHANGE-ME-1 CHANGE-ME-2"     # names or addresses at which the machines reach each other, on a private network
+COURSE=/CHANGE-ME/course            # this clone with its .venv, at the same place on each of them
+RUN_FOLDER=/CHANGE-ME/run           # a folder that all of them share (NFS, say): checkpoints and the log
+#
+# Which port?  Any free one from 1024 up; the same on each machine.
+# Which way in?  PORT/tcp must be open between the machines and closed to everybody else, since TensorFlow asks for no
+#   password. With ufw, on each machine, for each other one:   sudo ufw allow proto tcp from OTHER to any port 20111
+#   With two clouds' or two homes' routers in between: use a private network over them (WireGuard), never an open port.
+# ssh must get in without asking: ssh-copy-id HOST, once. Run this from either machine, or from a third one.
+PORT=20111
+MOST_ATTEMPTS=4
+
+set -u
+case "$HOSTS $COURSE $RUN_FOLDER" in *CHANGE-ME*)
+    echo "two_machines.sh: HOSTS, COURSE or RUN_FOLDER still say CHANGE-ME: write your own there" >&2
+    exit 2 ;;
+esac
+
+read -ra hosts <<< "$HOSTS"
+addresses=$(printf ', "%s"' "${hosts[@]/%/:$PORT}")
+tf_config() { echo "{\"cluster\": {\"worker\": [${addresses:2}]}, \"task\": {\"type\": \"worker\", \"index\": $1}}"; }
+python="cd $COURSE/notebooks && PYTHONPATH=$COURSE RUN_FOLDER=$RUN_FOLDER exec $COURSE/.venv/bin/python"
+
+workers=()
+stop() { [ ${#workers[@]} -eq 0 ] || kill "${workers[@]}" 2> /dev/null; wait; }
+trap 'stop; exit 130' INT TERM
+for ((attempt = 0; attempt < MOST_ATTEMPTS; attempt++)); do
+    workers=()
+    for index in "${!hosts[@]}"; do  # -tt: when this end of ssh is killed, the worker at the other end is, too
+        ssh -tt -o BatchMode=yes "${hosts[index]}" \
+            "export TF_CONFIG='$(tf_config "$index")' COURSE_ATTEMPT=$attempt; $python train.py" < /dev/null &
+        workers+=($!)
+    done
+    failed=0
+    for _ in "${workers[@]}"; do wait -n || { failed=1; break; }; done  # one that fails ends all of them
+    [ $failed -eq 0 ] && exit 0
+    stop
+    echo "attempt $attempt failed: all start again from the last checkpoint"
+done
+exit 1
