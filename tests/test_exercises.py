@@ -309,6 +309,24 @@ WRONG = {
             "2 epochs of batches [0, 1, 2, 3, 4], stopped after 5 steps"),
         (boom, RAISED),
     ],
+    "interval": [
+        (lambda step, exchange, most: ..., TODO),
+        (lambda step, exchange, most: exchange / step / most, "you return 5.33"),
+        (lambda step, exchange, most: 0, "you return 0, and K must be a whole number from 1 up."),
+        (lambda step, exchange, most: 1, "exchanges of 8 ms, at most 10%: with K = 1 the exchange takes 34.8%"),
+        (lambda step, exchange, most: math.ceil(exchange / (most * step)), "K = 6 would do, but so would 5."),
+        (lambda step, exchange, most: 1 if step > exchange / most else int(exchange * (1 - most) / (most * step)),
+            "with K = 4 the exchange takes 11.8%"),
+        (lambda step, exchange, most: int(exchange * (1 - most) / (most * step) + 1), "K = 2 would do, but so would 1"),
+        (boom, RAISED),
+    ],
+    "addresses": [
+        (lambda nodes, tasks, port: ..., TODO),
+        (lambda nodes, tasks, port: [f"{node}:{port}" for node in nodes], "should be ['n9:12000', 'n9:12001', 'n10"),
+        (lambda nodes, tasks, port: [f"{node}:{port}" for node in sorted(nodes)], "and you return ['n10:12000'"),
+        (lambda nodes, tasks, port: [f"{n}:{port + k}" for n in nodes for k in range(tasks[0])], "port 8470: it"),
+        (boom, RAISED),
+    ],
     "fitting_batch": [
         (lambda wanted, cores: ..., TODO),
         (lambda wanted, cores: wanted, "100 examples on 8 cores are 12.5 for each, which is no multiple of 8."),
@@ -377,6 +395,15 @@ RIGHT = {
     "still_to_come": [
         lambda epoch, epochs, done: epoch.repeat(epochs).skip(done),
         lambda epoch, epochs, done: epoch.repeat().take(count_of(epoch) * epochs).skip(done),
+    ],
+    "interval": [
+        lambda step, exchange, most: max(1, math.ceil(exchange * (1 - most) / (most * step) - 1e-9)),
+        lambda step, exchange, most: next(
+            k for k in range(1, 10**6) if exchange <= most * (k * step + exchange) + 1e-9
+        ),
+    ],
+    "addresses": [
+        lambda nodes, tasks, port: [f"{n}:{port + k}" for n, t in zip(nodes, tasks, strict=True) for k in range(t)]
     ],
 }
 

@@ -188,13 +188,18 @@ def test_false_alarm_of_fit_is_quiet():
         assert alarms(lambda: None), "Keras has stopped warning: the filter can go"
 
 
-PROVIDES = {"scikit-learn": "sklearn", "ipython": "IPython"}
+PROVIDES = {
+    "scikit-learn": "sklearn",
+    "ipython": "IPython",
+    "kubernetes-validate": "kubernetes_validate",
+    "PyYAML": "yaml",
+}
 
 
 def test_every_package_that_is_imported_is_listed():
     listed = re.findall(r"^([\w-]+)", (ROOT / "requirements.txt").read_text(encoding="utf-8"), re.M)
     listed = {PROVIDES.get(name, name) for name in listed}
-    own = {"course_utils", "conftest", *(path.stem for path in (ROOT / "tools").glob("*.py"))}
+    own = {"course_utils", *(path.stem for folder in ("tests", "tools") for path in (ROOT / folder).glob("*.py"))}
     sources = [path.read_text(encoding="utf-8") for folder in ("course_utils", "tests", "tools")
                for path in (ROOT / folder).rglob("*.py")]  # fmt: skip
     for path in (ROOT / "notebooks").glob("*.ipynb"):

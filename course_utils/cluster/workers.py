@@ -47,7 +47,7 @@ class WorkerError(RuntimeError):
         self.index, self.how, self.endings, self.logs = index, how, endings, logs
 
 
-def run_on_workers(function, *args, workers=2, timeout=120, restarts=0, env=None):
+def run_on_workers(function, *args, workers=2, timeout=120, restarts=0, env=None, coordinated=False):
     """Run `function(*args)` in fresh processes that form a cluster; return what each returned, in the workers' order.
 
     function: any function, such as one written in a notebook's cell. It travels with what it refers to and with its
@@ -57,6 +57,8 @@ def run_on_workers(function, *args, workers=2, timeout=120, restarts=0, env=None
     restarts: how often all of them are started again after one *died* (was killed, or left without returning). Not
         after an exception, which would come again, nor after the deadline.
     env: environment variables for the workers, added to this process's. In each, COURSE_ATTEMPT counts the restarts.
+    coordinated: worker 0 coordinates the others. The run ends when it has returned, and how the others fare until then
+        is its business: they may wait for ever, fail or die, and then None stands for what they returned.
 
     What a worker prints appears here at once, its index in front. A worker that has returned stays until all have,
     because the others may still need its server. Workers see no GPU unless `env` sets CUDA_VISIBLE_DEVICES: one GPU
@@ -79,7 +81,8 @@ def run_on_workers(function, *args, workers=2, timeout=120, restarts=0, env=None
                 addresses = [f"localhost:{port.getsockname()[1]}" for port in ports]
                 configs = [{"TF_CONFIG": build_tf_config(addresses, index)} for index in range(count)]
                 each = [env | config | {"COURSE_ATTEMPT": str(attempt)} for config in configs]
-                return _run(call, names, each, deadline, timeout, ports, again=attempt < restarts)
+                awaited = names[:1] if coordinated else names
+                return _run(call, names, each, deadline, timeout, ports, attempt < restarts, awaited)
         except WorkerError as failure:
             if failure.how in ("exception", "deadline") or attempt == restarts:
                 raise
@@ -262,10 +265,11 @@ class _Worker:
             self._say(self.partial)
 
 
-def _run(call, names, envs, deadline, timeout, ports=(), again=False):
+def _run(call, names, envs, deadline, timeout, ports=(), again=False, awaited=None):
     """Start a process for each name, listen until all have returned or one has failed, and leave none behind.
 
     again: whether all are started again after a death; then nobody waits for what the others say of it.
+    awaited: the names of those that must return, if not all.
     """
     workers = []
     with _folder(call) as folder, selectors.DefaultSelector() as selector:
@@ -277,7 +281,7 @@ def _run(call, names, envs, deadline, timeout, ports=(), again=False):
                     selector.register(way, selectors.EVENT_READ, workers[-1])
                 if port:
                     port.close()
-            failure = _listen(workers, selector, deadline, timeout, again)
+            failure = _listen(workers, selector, deadline, timeout, again, awaited or names)
         finally:
             for worker in workers:
                 worker.stop()
@@ -289,10 +293,10 @@ def _run(call, names, envs, deadline, timeout, ports=(), again=False):
         if len(workers) > 1 and len(raised) == 1 and all(raised):
             failure = (0, "exception", f"every worker raised {raised.pop()}")
         raise WorkerError(*failure, endings, [list(worker.log) for worker in workers])
-    return [pickle.loads(worker.value) for worker in workers]
+    return [pickle.loads(each.value) if each.ending and each.ending[0] == "returned" else None for each in workers]
 
 
-def _listen(workers, selector, deadline, timeout, again):
+def _listen(workers, selector, deadline, timeout, again, awaited):
     """Pass on what the workers say until the end: None if all returned, or the first failure: (index, how, text)."""
     failure, settled = None, None
     while True:
@@ -304,14 +308,15 @@ def _listen(workers, selector, deadline, timeout, again):
         for worker in workers:
             worker.look()
         now = time.monotonic()
-        failed = [(i, *each.ending) for i, each in enumerate(workers) if each.ending and each.ending[0] != "returned"]
+        ended = [(i, *each.ending) for i, each in enumerate(workers) if each.ending and each.name in awaited]
+        failed = [each for each in ended if each[1] != "returned"]
         if failed and not failure:
             settled, deadline = now + 0.1, min(deadline, now + GRACE)
         if failed and now < settled:  # of two at once, a death explains an exception
             failure = min(failed, key=lambda each: each[1] == "exception")
             if again and failure[1] != "exception":
                 return failure
-        running = [index for index, worker in enumerate(workers) if not worker.ending]
+        running = [index for index, worker in enumerate(workers) if not worker.ending and worker.name in awaited]
         if not running and not (failure and failure[1] == "exception" and now < settled):
             return failure
         if now > deadline:

@@ -91,3 +91,35 @@ def still_to_come(function):
                 f"{right} is left, and you return {found}."
             )
     return ""
+
+
+@exercise("Exercise 5")
+def interval(function):
+    """Exercise 5: `function(step, exchange, most)` is the smallest K, so that one exchange in K steps takes at most
+    the share `most` of all time; `step` and `exchange` in milliseconds, `most` between 0 and 1."""
+    for step, exchange, most in (15, 8, 0.1), (125, 8, 0.05), (20, 5, 0.2), (8, 8, 0.5), (100, 5, 0.1), (2, 30, 0.01):
+        found = function(step, exchange, most)
+        if missing(found):
+            return missing(found)
+        case = f"Steps of {step} ms, exchanges of {exchange} ms, at most {most:.0%}"
+        if not isinstance(found, int) or isinstance(found, bool) or found < 1:
+            return f"{case}: you return {found!r}, and K must be a whole number from 1 up."
+        shares = [exchange / (k * step + exchange) if k else 1 for k in (found - 1, found)]
+        if shares[1] > most + 1e-9:
+            return f"{case}: with K = {found} the exchange takes {shares[1]:.1%} of the time."
+        if shares[0] <= most + 1e-9:
+            return f"{case}: K = {found} would do, but so would {found - 1}."
+    return ""
+
+
+@exercise("Exercise 6")
+def addresses(function):
+    """Exercise 6: `function(nodes, tasks, port)` lists all tasks' addresses, node by node; `tasks` of each node."""
+    for nodes, tasks, port in (["a", "b"], [1, 1], 2222), (["n9", "n10"], [2, 2], 12000), (["n1", "n2"], [3, 1], 8470):
+        found = function(list(nodes), list(tasks), port)
+        if missing(found):
+            return missing(found)
+        right = [f"{node}:{port + k}" for node, count in zip(nodes, tasks, strict=True) for k in range(count)]
+        if found != right:
+            return f"Nodes {nodes} with {tasks} tasks, port {port}: it should be {right}, and you return {found}."
+    return ""
