@@ -346,6 +346,39 @@ def test_restarts(capfd):
         run_on_workers(dies_twice, restarts=1)
 
 
+def coordinate(folder, fate):
+    """Worker 0 waits until worker 1 is there, sees to worker 2's end, and returns or fails; worker 1 waits for ever."""
+    pid = pathlib.Path(folder, str(index()))
+    pid.write_text(str(os.getpid()))
+    if index() == 1:
+        wait()
+    if index() == 2:
+        die()
+    while not pathlib.Path(folder, "1").exists() or runs(int(pathlib.Path(folder, "2").read_text() or 1)):
+        time.sleep(0.01)
+    return 1 // fate
+
+
+def test_a_coordinator_ends_the_run_whatever_became_of_the_others(tmp_path):
+    pathlib.Path(tmp_path, "2").touch()
+    assert run_on_workers(coordinate, str(tmp_path), 1, workers=3, coordinated=True) == [1, None, None]
+    assert gone([int((tmp_path / "1").read_text())])
+
+
+def test_a_coordinator_that_fails(tmp_path):
+    pathlib.Path(tmp_path, "2").touch()
+    start = time.monotonic()
+    with pytest.raises(WorkerError, match="worker 0 raised ZeroDivisionError") as error:
+        run_on_workers(coordinate, str(tmp_path), 0, workers=3, coordinated=True)
+    assert error.value.endings[1:] == ["worker 1 was still running", "worker 2 was killed by SIGKILL"]
+    assert time.monotonic() - start < 60
+
+
+def test_a_coordinator_that_misses_the_deadline():
+    with pytest.raises(WorkerError, match="worker 0 had not returned after 2 seconds"):
+        run_on_workers(wait, workers=2, coordinated=True, timeout=2)
+
+
 def test_the_deadline_holds_for_everything_together():
     def dies_or_waits():
         die() if os.environ["COURSE_ATTEMPT"] == "0" and index() == 0 else wait()
