@@ -81,6 +81,26 @@ def test_gpus_are_hidden_from_the_tests_and_said_so():
     assert "--nbval-lax notebooks" in make(ROOT, "--dry-run", "test-gpu").stdout
 
 
+@pytest.mark.parametrize(
+    "stand_ins, words",
+    [
+        ("unshare nsenter ip munged slurmd sbatch", "a Slurm of its own, and slurmctld is missing (on Debian: apt"),
+        ("unshare nsenter ip munged slurmctld slurmd sbatch", "namespaces, and they cannot be had here: be root, on"),
+    ],
+)
+def test_where_there_is_no_slurm_or_there_are_no_namespaces(fresh, stand_ins, words):
+    for folder in "bin", ".venv":
+        (fresh / folder).mkdir()
+    (fresh / ".venv" / "ready").touch()
+    for name in "make", "sh", "true":
+        (fresh / "bin" / name).symlink_to(shutil.which(name))
+    for name in stand_ins.split():
+        (fresh / "bin" / name).write_text("#!/bin/sh\nexit 1\n")
+        (fresh / "bin" / name).chmod(0o755)
+    said = make(fresh, "cluster", PATH=str(fresh / "bin"))
+    assert said.returncode and f"make cluster needs {words}" in said.stderr
+
+
 @pytest.mark.skipif(not (ROOT / ".venv" / "ready").exists(), reason="needs the environment that make makes")
 def test_lab_opens_with_its_token(tmp_path):
     log = tmp_path / "log"
