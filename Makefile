@@ -3,7 +3,8 @@
 # make test      everything that proves the course works; GPUs are hidden from it
 # make soak      workers killed at random moments, forty times: some seven minutes
 # make cluster   the files of cluster/ on a real Slurm of two nodes; needs Linux, root, and Slurm: some two minutes
-# make tpu-runtime  notebook 04 on the packages of Colab's TPU runtime; needs Python 3.13
+# make colab     the notebooks as on Colab: its packages, an empty folder, its TPU runtime too; needs Python 3.13
+# make browser   a real browser in JupyterLab: every notebook run, its answers opened, its exercises solved; needs Chromium
 # make test-gpu  the notebooks on this machine's GPUs: proofs judge, stored outputs are not compared
 # Each first makes .venv from requirements.txt if it is missing or older; with GPU=1 from requirements-gpu.txt.
 
@@ -15,7 +16,7 @@ REQUIREMENTS := requirements$(if $(GPU),-gpu).txt
 READY := .venv/ready$(if $(GPU),-gpu)
 AS_ROOT := $(if $(filter 0,$(shell id -u)),--allow-root --ip=127.0.0.1)
 
-.PHONY: lab run test soak cluster tpu-runtime test-gpu
+.PHONY: lab run test soak cluster colab browser test-gpu
 lab: $(READY)
 	$(BIN)/jupyter lab $(AS_ROOT) notebooks
 
@@ -42,12 +43,25 @@ cluster: $(READY)
 		{ echo "make cluster needs namespaces, and they cannot be had here: be root, on Linux, outside an unprivileged container" >&2; exit 1; }
 	$(NAMESPACES) $(BIN)/python -m pytest tests/real_slurm.py
 
-tpu-runtime: PYTHON := python3.13
-tpu-runtime:
-	@$(PYTHON) -c 'import ensurepip, sys, venv; sys.exit(sys.version_info[:2] != (3, 13))' || { echo "Colab's TPU runtime has Python 3.13, and $(PYTHON) is none: make tpu-runtime PYTHON=/path/to/python3.13" >&2; exit 1; }
-	$(PYTHON) -m venv .venv-tpu
-	.venv-tpu/bin/python -m pip install --disable-pip-version-check --quiet --requirement tests/tpu_runtime.txt
-	cd notebooks && MPLBACKEND=Agg ../.venv-tpu/bin/python ../tests/tpu_runtime.py
+colab: export CUDA_VISIBLE_DEVICES := -1
+colab: .venv-colab/cpu/ready .venv-colab/tpu/ready
+	.venv-colab/cpu/bin/python tests/colab/cpu.py
+	cd notebooks && MPLBACKEND=Agg ../.venv-colab/tpu/bin/python ../tests/colab/tpu.py
+
+.venv-colab/%/ready: PYTHON := python3.13
+.venv-colab/%/ready: tests/colab/%.txt
+	@$(PYTHON) -c 'import ensurepip, sys, venv; sys.exit(sys.version_info[:2] != (3, 13))' || { echo "Colab has Python 3.13, and $(PYTHON) is none: make colab PYTHON=/path/to/python3.13" >&2; exit 1; }
+	$(PYTHON) -m venv .venv-colab/$*
+	.venv-colab/$*/bin/python -m pip install --disable-pip-version-check --quiet --requirement $<
+	@touch $@
+
+browser: export CUDA_VISIBLE_DEVICES := -1
+browser: .venv/ready-browser
+	$(BIN)/python -m pytest tests/browser.py
+
+.venv/ready-browser: tests/browser.txt $(READY)
+	$(BIN)/python -m pip install --disable-pip-version-check --quiet --requirement $<
+	@touch $@
 
 test-gpu: $(READY)
 	@$(BIN)/python -c "import course_utils, sys, tensorflow as tf; sys.exit(None if tf.config.list_physical_devices('GPU') else 'TensorFlow sees no GPU here: make test runs everything without one')"

@@ -140,7 +140,7 @@ def test_without_tensorflow(without_tensorflow):
 
 def test_notebook_on_colabs_tpu_runtime(without_tensorflow):
     """Where TensorFlow is missing, notebook 04 gets to the end of its part on JAX."""
-    program = (ROOT / "tests" / "tpu_runtime.py").read_text(encoding="utf-8")
+    program = (ROOT / "tests" / "colab" / "tpu.py").read_text(encoding="utf-8")
     answer = without_tensorflow(program, cwd=ROOT / "notebooks")
     assert "TensorFlow is not installed: pip install tensorflow-tpu" in answer.stdout
     assert "sharded: weights after 12 steps = alone: max |Δ| ≤ 5e-06 ✓" in answer.stdout
@@ -197,7 +197,8 @@ PROVIDES = {
 
 
 def test_every_package_that_is_imported_is_listed():
-    listed = re.findall(r"^([\w-]+)", (ROOT / "requirements.txt").read_text(encoding="utf-8"), re.M)
+    lists = [ROOT / "requirements.txt", ROOT / "tests" / "browser.txt"]
+    listed = [name for path in lists for name in re.findall(r"^([\w-]+)", path.read_text(encoding="utf-8"), re.M)]
     listed = {PROVIDES.get(name, name) for name in listed}
     own = {"course_utils", *(path.stem for folder in ("tests", "tools") for path in (ROOT / folder).glob("*.py"))}
     sources = [path.read_text(encoding="utf-8") for folder in ("course_utils", "tests", "tools")
@@ -217,5 +218,5 @@ def test_every_package_that_is_imported_is_listed():
             else []
         )
     }
-    optional = {"torch"}  # tools/bench.py compares with it where it is installed
+    optional = {"torch", "google"}  # tools/bench.py compares with torch; Colab brings google
     assert imported - set(sys.stdlib_module_names) - own - optional <= listed

@@ -3,6 +3,7 @@
 import json
 import os
 import pathlib
+import re
 import shutil
 import subprocess
 import sys
@@ -14,6 +15,7 @@ ROOT = pathlib.Path(__file__).resolve().parent.parent
 NOTEBOOK = ROOT / "notebooks" / "01_one_device_strategy.ipynb"
 sys.path.insert(0, str(ROOT / "tools"))
 
+import colab_list  # noqa: E402
 import publish  # noqa: E402
 import refresh  # noqa: E402
 import run  # noqa: E402
@@ -49,9 +51,9 @@ def test_an_altered_output_fails(tmp_path):
     assert altered.returncode == 1 and "1 failed" in altered.stdout, altered.stdout
 
 
-def set_up_on_colab(folder, repository="OWNER/NAME"):
+def set_up_on_colab(folder, repository="OWNER/NAME", revision="main"):
     source = nbformat.read(NOTEBOOK, as_version=4).cells[1].source
-    source = publish.rewritten(source, repository)
+    source = publish.rewritten(source, repository, revision)
     fake_colab = "import sys, types; sys.modules['google.colab'] = types.ModuleType('google.colab')\n"
     environment = os.environ | {
         "GIT_TERMINAL_PROMPT": "0",
@@ -85,18 +87,29 @@ def test_set_up_on_colab_accepts_an_uploaded_folder(tmp_path):
 
 
 @pytest.mark.skipif(os.name == "nt", reason="git's file:// addresses are written for POSIX paths here")
-def test_set_up_on_colab_fetches_the_repository_once_it_is_set(tmp_path):
+def test_set_up_on_colab_fetches_the_branch_or_the_tag(tmp_path):
     origin = tmp_path / "somebody" / "course"
     (origin / "course_utils").mkdir(parents=True)
-    (origin / "course_utils" / "__init__.py").touch()
     git = ["git", "-C", str(origin), "-c", "user.name=t", "-c", "user.email=t@example.org"]
-    for words in (["init", "-q"], ["add", "."], ["commit", "-q", "-m", "course"]):
-        subprocess.run([*git, *words], check=True, timeout=60)
+    commits = {"old": ["tag", "v1"], "new": ["branch", "other"]}
+    subprocess.run([*git, "init", "-q", "-b", "main"], check=True, timeout=60)
+    for text, words in commits.items():
+        (origin / "course_utils" / "__init__.py").write_text(text)
+        for each in (["add", "."], ["commit", "-q", "-m", text], words):
+            subprocess.run([*git, *each], check=True, timeout=60)
     (tmp_path / "gitconfig").write_text(f'[url "file://{tmp_path}/"]\n  insteadOf = https://github.com/\n')
-    for _ in range(2):  # the second time it is there already
-        fetched = set_up_on_colab(tmp_path, "somebody/course")
-        assert fetched.returncode == 0, fetched.stderr
-    assert (tmp_path / "course" / "course_utils" / "__init__.py").exists()
+
+    missing = set_up_on_colab(tmp_path, "somebody/nothing")
+    assert (
+        "RuntimeError: Nothing can be fetched from somebody/nothing, main: no network, or not public. Upload the folder"
+        in missing.stderr
+    )
+    for revision, text in {"v1": "old", "main": "new", "other": "new"}.items():
+        for _ in range(2):  # the second time it is there already
+            fetched = set_up_on_colab(tmp_path, "somebody/course", revision)
+            assert fetched.returncode == 0, fetched.stderr
+        assert (tmp_path / "course" / "course_utils" / "__init__.py").read_text() == text
+        shutil.rmtree(tmp_path / "course")
 
 
 def published_copy(folder):
@@ -116,17 +129,40 @@ def test_publish_rewrites_every_place(tmp_path, capsys):
     assert publish.main(["--check"], root) == 0
     cells = json.loads((root / "notebooks" / NOTEBOOK.name).read_text(encoding="utf-8"))["cells"]
     assert "github/somebody/a.course-2/blob/main/notebooks/01_one" in "".join(cells[0]["source"])
-    assert 'REPOSITORY = "somebody/a.course-2"' in "".join(cells[1]["source"])
+    assert 'REPOSITORY, REVISION = "somebody/a.course-2", "main"' in "".join(cells[1]["source"])
     assert 'REPOSITORY == "OWNER/NAME"' in "".join(cells[1]["source"])
     readme = (root / "README.md").read_text(encoding="utf-8")
     assert "git clone https://github.com/somebody/a.course-2" in readme and "github/OWNER/NAME" not in readme
     (root / "tools" / "repository.txt").write_text("somebody/else\n")
     capsys.readouterr()
     assert publish.main(["--check"], root) == 1
-    assert "README.md: does not say somebody/else" in capsys.readouterr().out
+    assert "README.md: does not say somebody/else main; type: python tools/publish.py" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("arguments", [["course"], ["a/b/c"], ["https://github.com/a/b"], ["a/b", "c/d"], ["--chek"]])
+def test_publish_under_a_tag(tmp_path):
+    root = published_copy(tmp_path)
+    assert publish.main(["somebody/course", "v1.0"], root) == 0
+    cells = json.loads((root / "notebooks" / NOTEBOOK.name).read_text(encoding="utf-8"))["cells"]
+    assert "github/somebody/course/blob/v1.0/notebooks/01_one" in "".join(cells[0]["source"])
+    assert 'REPOSITORY, REVISION = "somebody/course", "v1.0"' in "".join(cells[1]["source"])
+    assert "course/blob/v1.0/notebooks" in (root / "README.md").read_text(encoding="utf-8")
+    assert publish.main(["--check"], root) == 0
+    assert publish.main(["somebody/course"], root) == 0 and publish.main(["--check"], root) == 0
+    assert "course/blob/main/notebooks" in (root / "README.md").read_text(encoding="utf-8")
+
+
+def test_a_fork_is_told_what_to_type(tmp_path, capsys):
+    root = published_copy(tmp_path)
+    publish.main(["somebody/course"], root)
+    assert publish.main(["--check", "somebody/course"], root) == 0
+    capsys.readouterr()
+    assert publish.main(["--check", "me/fork"], root) == 1
+    assert "says somebody/course, and this is me/fork; type: python tools/publish.py me/fork" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    "arguments", [["course"], ["a/b/c"], ["https://github.com/a/b"], ["a/b", "c/d"], ["a/b", "v1", "v2"], ["--chek"]]
+)
 def test_publish_refuses_what_is_no_repository(arguments, tmp_path, capsys):
     root = published_copy(tmp_path)
     assert publish.main(arguments, root) == 2
@@ -211,3 +247,18 @@ def test_a_page_folds_solutions():
     notebook = nbformat.read(NOTEBOOK, as_version=4)
     solutions = sum(cell.id.startswith("solution") for cell in notebook.cells)
     assert solutions >= 3 and run.page(notebook, "x").count("<summary>Solution</summary>") == solutions
+
+
+def test_what_colab_has_otherwise(tmp_path, capsys):
+    newer = tmp_path / "newer.txt"
+    text = colab_list.OURS.read_text(encoding="utf-8")
+    newer.write_text(text.replace("tf_keras==", "tf-keras=="))
+    assert colab_list.main([str(newer)]) == 0 and "packages are the same" in capsys.readouterr().out
+    newer.write_text(re.sub(r"keras==3\S+", "keras==9.9", text).replace("numpy==", "# numpy "))
+    assert colab_list.main([str(newer)]) == 1
+    said = capsys.readouterr().out.splitlines()
+    assert len(said) == 2 and "keras: 3.13.2 in tests/colab/cpu.txt, 9.9 in the newer list" in said
+    assert said[1].endswith("none in the newer list")
+    newer.write_text("numpy\n")
+    assert colab_list.main([str(newer)]) == 2 and "names no package" in capsys.readouterr().err
+    assert colab_list.main([str(tmp_path / "none")]) == 2 and "cannot be read" in capsys.readouterr().err

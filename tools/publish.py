@@ -1,11 +1,13 @@
 """Set where the course is published, in every place that says so.
 
-usage: python tools/publish.py OWNER/NAME     write the repository into tools/repository.txt, and what follows from it
-       python tools/publish.py                write what follows from tools/repository.txt
-       python tools/publish.py --check        change nothing; name what disagrees, and exit with 1
+usage: python tools/publish.py OWNER/NAME [REVISION]   write the repository into tools/repository.txt, and what follows
+       python tools/publish.py                         write what follows from tools/repository.txt
+       python tools/publish.py --check [OWNER/NAME]    change nothing; name what disagrees, and exit with 1
 
-The one place that holds it is tools/repository.txt. The Colab links of the notebooks and of the README, the
-notebooks' set-up cells and the README's `git clone` are derived. OWNER/NAME means: not published yet.
+The one place that holds it is tools/repository.txt: the repository, and the branch or tag, by default main. The Colab
+links of the notebooks and of the README, the notebooks' set-up cells and the README's `git clone` are derived. Before a
+release, name its tag: then a notebook opened from that tag fetches the helpers of that tag. OWNER/NAME means: not
+published yet. With a repository, --check also asks whether tools/repository.txt says this one.
 """
 
 import pathlib
@@ -14,17 +16,21 @@ import sys
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 NAME = r"[\w.-]+/[\w.-]+"
-DERIVED = (
-    rf"(?<=colab\.research\.google\.com/github/){NAME}(?=/blob/)",
-    rf"(?<=git clone https://github\.com/){NAME}",
-    rf'(?<=REPOSITORY = "){NAME}(?=")',
-    rf'(?<=REPOSITORY = \\"){NAME}(?=\\")',  # the same in a notebook's JSON
-)
+REVISION = r"[\w.-]+"
+DERIVED = {  # a pattern, and whether the repository or the revision stands there
+    rf"(?<=colab\.research\.google\.com/github/){NAME}(?=/blob/)": 0,
+    rf"(colab\.research\.google\.com/github/{NAME}/blob/)({REVISION})(?=/)": 1,
+    rf"(?<=git clone https://github\.com/){NAME}": 0,
+    rf'(?<=REPOSITORY, REVISION = "){NAME}(?=")': 0,
+    rf'(REPOSITORY, REVISION = "{NAME}", ")({REVISION})(?=")': 1,
+    rf'(?<=REPOSITORY, REVISION = \\"){NAME}(?=\\")': 0,  # the same in a notebook's JSON
+    rf'(REPOSITORY, REVISION = \\"{NAME}\\", \\")({REVISION})(?=\\")': 1,
+}
 
 
-def rewritten(text, repository):
-    for pattern in DERIVED:
-        text = re.sub(pattern, lambda _: repository, text)
+def rewritten(text, repository, revision="main"):
+    for pattern, what in DERIVED.items():
+        text = re.sub(pattern, lambda found, what=what: found[1] + revision if what else repository, text)
     return text
 
 
@@ -33,27 +39,30 @@ def main(arguments, root=ROOT):
         print(__doc__)
         return 0
     place = root / "tools" / "repository.txt"
-    check = arguments == ["--check"]
-    if arguments and not check:
-        if len(arguments) != 1 or not re.fullmatch(NAME, arguments[0]):
-            print(
-                f"publish.py: {' '.join(arguments)!r} is not OWNER/NAME, a GitHub user and a repository",
-                file=sys.stderr,
-            )
-            return 2
-        place.write_text(arguments[0] + "\n", encoding="utf-8")
-    repository = place.read_text(encoding="utf-8").strip()
+    check = arguments[:1] == ["--check"]
+    given = arguments[check:]
+    if not all(map(re.fullmatch, (NAME, REVISION), given)) or len(given) > 2 - check:
+        print(f"publish.py: {' '.join(given)!r} is not OWNER/NAME, a GitHub user and a repository", file=sys.stderr)
+        return 2
+    if given and not check:
+        place.write_text(" ".join(given) + "\n", encoding="utf-8")
+    repository, revision = [*place.read_text(encoding="utf-8").split(), "main"][:2]
     wrong = []
     for path in [root / "README.md", *sorted((root / "notebooks").glob("*.ipynb"))]:
         text = path.read_text(encoding="utf-8")
-        if rewritten(text, repository) != text:
+        if rewritten(text, repository, revision) != text:
             wrong.append(path.relative_to(root))
             if not check:
-                path.write_text(rewritten(text, repository), encoding="utf-8")
-    verdict = f"does not say {repository}; type: python tools/publish.py" if check else f"now says {repository}"
+                path.write_text(rewritten(text, repository, revision), encoding="utf-8")
+    verdict = "does not say {}; type: python tools/publish.py" if check else "now says {}"
     for path in wrong:
-        print(f"{path}: {verdict}")
-    return int(check and bool(wrong))
+        print(f"{path}: {verdict.format(f'{repository} {revision}')}")
+    elsewhere = check and given and given[0] != repository
+    if elsewhere:
+        print(
+            f"tools/repository.txt says {repository}, and this is {given[0]}; type: python tools/publish.py {given[0]}"
+        )
+    return int(check and bool(wrong or elsewhere))
 
 
 if __name__ == "__main__":

@@ -1,0 +1,53 @@
+"""Rehearse Colab: each notebook alone in an empty folder, its set-up cell fetching the course, then all of it, strict.
+
+`make colab` runs this with Colab's packages. A stand-in for `google.colab` is loaded in every kernel, and a local git
+repository, made from this working tree and published as somebody/course, answers for github.com.
+"""
+
+import os
+import pathlib
+import shutil
+import subprocess
+import sys
+import tempfile
+
+HERE = pathlib.Path(__file__).resolve().parent
+ROOT = HERE.parent.parent
+sys.path.insert(0, str(ROOT / "tools"))
+
+import publish  # noqa: E402
+
+
+def published(origin):
+    """A repository of what is in this working tree, with the name under which it is published."""
+    listed = ["git", "-C", str(ROOT), "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
+    for name in subprocess.check_output(listed, text=True).split("\0"):
+        if name and (ROOT / name).is_file():
+            (origin / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(ROOT / name, origin / name)
+    assert publish.main(["somebody/course"], origin) == 0
+    git = ["git", "-C", str(origin), "-c", "user.name=rehearsal", "-c", "user.email=nobody@example.org"]
+    for words in (["init", "--quiet", "--initial-branch=main"], ["add", "."], ["commit", "--quiet", "-m", "course"]):
+        subprocess.run([*git, *words], check=True)
+
+
+def main(notebooks):
+    with tempfile.TemporaryDirectory() as name:
+        folder = pathlib.Path(name)
+        origin, content = folder / "somebody" / "course", folder / "content"
+        published(origin)
+        for path in sorted((origin / "notebooks").glob("*.ipynb")):
+            if not notebooks or path.stem in notebooks:
+                (content / path.stem).mkdir(parents=True)
+                shutil.copy(path, content / path.stem)
+        (folder / "gitconfig").write_text(f'[url "file://{folder}/"]\n  insteadOf = https://github.com/\n')
+        (folder / "pytest.ini").write_text("[pytest]\n")
+        env = os.environ | {"GIT_CONFIG_GLOBAL": str(folder / "gitconfig"), "PYTHONPATH": str(HERE / "stand_in")}
+        command = [sys.executable, "-m", "pytest", "-c", str(folder / "pytest.ini"), "--nbval", "--nbval-current-env"]
+        command += ["--nbval-cell-timeout=300", f"--nbval-sanitize-with={ROOT / 'tests' / 'nbval_sanitize.cfg'}"]
+        command += ["--numprocesses=2", "--dist=loadfile", "-W", "ignore", str(content)]
+        return subprocess.run(command, env=env, cwd=content).returncode
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,1 @@
+"""JAX asks for this where `google.colab` is loaded."""

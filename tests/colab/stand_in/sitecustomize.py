@@ -1,0 +1,6 @@
+"""On Colab every kernel, and no other process, has loaded this before the first cell."""
+
+import sys
+
+if "ipykernel_launcher" in sys.orig_argv:
+    import google.colab  # noqa: F401
