@@ -5,6 +5,7 @@
 # make cluster   the files of cluster/ on a real Slurm of two nodes; needs Linux, root, and Slurm: some two minutes
 # make colab     the notebooks as on Colab: its packages, an empty folder, its TPU runtime too; needs Python 3.13
 # make browser   a real browser in JupyterLab: every notebook run, its answers opened, its exercises solved; needs Chromium
+# make site      the course as a website under build/site, from what is stored: nothing is executed
 # make test-gpu  the notebooks on this machine's GPUs: proofs judge, stored outputs are not compared
 # Each first makes .venv from requirements.txt if it is missing or older; with GPU=1 from requirements-gpu.txt.
 
@@ -16,7 +17,7 @@ REQUIREMENTS := requirements$(if $(GPU),-gpu).txt
 READY := .venv/ready$(if $(GPU),-gpu)
 AS_ROOT := $(if $(filter 0,$(shell id -u)),--allow-root --ip=127.0.0.1)
 
-.PHONY: lab run test soak cluster colab browser test-gpu
+.PHONY: lab run test soak cluster colab browser site test-gpu
 lab: $(READY)
 	$(BIN)/jupyter lab $(AS_ROOT) notebooks
 
@@ -56,11 +57,22 @@ colab: .venv-colab/cpu/ready .venv-colab/tpu/ready
 	@touch $@
 
 browser: export CUDA_VISIBLE_DEVICES := -1
-browser: .venv/ready-browser
+browser: .venv/ready-browser site
 	$(BIN)/python -m pytest tests/browser.py
 
 .venv/ready-browser: tests/browser.txt $(READY)
 	$(BIN)/python -m pip install --disable-pip-version-check --quiet --requirement $<
+	@touch $@
+
+site: .venv-site/ready
+	.venv-site/bin/sphinx-build -q --fail-on-warning --fresh-env -c site -b html . build/site
+	cp build/site/README.html build/site/index.html
+	@echo "open build/site/index.html"
+
+.venv-site/ready: site/requirements.txt
+	@test -n "$(PYTHON)" || { echo "make site needs Python 3.11, 3.12 or 3.13 with venv and ensurepip: make site PYTHON=/path/to/python" >&2; exit 1; }
+	$(PYTHON) -m venv .venv-site
+	.venv-site/bin/python -m pip install --disable-pip-version-check --quiet --requirement $<
 	@touch $@
 
 test-gpu: $(READY)

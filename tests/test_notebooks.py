@@ -40,7 +40,7 @@ def one_title(notebook, name):
 def colab_link(notebook, name):
     """A link copied from another notebook would open the wrong one."""
     paths = re.findall(
-        r"colab\.research\.google\.com/github/[^/]+/[^/]+/blob/main/([^\"')]+)", notebook.cells[0].source
+        r"colab\.research\.google\.com/github/[^/]+/[^/]+/blob/[^/]+/([^\"')]+)", notebook.cells[0].source
     )
     if paths != [f"notebooks/{name}.ipynb"]:
         yield f"Colab links in the first cell: {paths}"
@@ -109,13 +109,14 @@ def short_cells(notebook, name):
 
 
 def little_prose_at_once(notebook, name):
-    """After 200 words a reader should do something. (Tables and the recap do not count.)"""
+    """After 200 words a reader should do something. (Tables, links to the neighbours and the recap do not count.)"""
     words = 0
     for cell in notebook.cells:
         if cell.source.startswith("## What you can now do"):
             continue
         words = (
-            words + len(re.sub(r"<[^>]+>|```.*?```|^\|.*?$", " ", cell.source, flags=re.S | re.M).split())
+            words
+            + len(re.sub(r"<[^>]+>|```.*?```|^\|.*?$|^\[(?:←|\d\d ).*?$", " ", cell.source, flags=re.S | re.M).split())
             if cell.cell_type == "markdown"
             else 0
         )

@@ -20,6 +20,8 @@ REVISION = r"[\w.-]+"
 DERIVED = {  # a pattern, and whether the repository or the revision stands there
     rf"(?<=colab\.research\.google\.com/github/){NAME}(?=/blob/)": 0,
     rf"(colab\.research\.google\.com/github/{NAME}/blob/)({REVISION})(?=/)": 1,
+    rf"(?<=/github\.com/){NAME}(?=/blob/)": 0,
+    rf"(/github\.com/{NAME}/blob/)({REVISION})(?=/)": 1,
     rf"(?<=git clone https://github\.com/){NAME}": 0,
     rf'(?<=REPOSITORY, REVISION = "){NAME}(?=")': 0,
     rf'(REPOSITORY, REVISION = "{NAME}", ")({REVISION})(?=")': 1,

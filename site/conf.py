@@ -1,0 +1,67 @@
+"""The course as a website, from its README, its pages and its stored notebooks. `make site` builds it, offline."""
+
+import json
+import pathlib
+import re
+import sys
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT / "tools"))
+REPOSITORY, REVISION = [*(ROOT / "tools" / "repository.txt").read_text(encoding="utf-8").split(), "main"][:2]
+
+project = html_title = "Distributed training with TensorFlow"
+html_short_title = "The course"
+copyright = "the course's authors, MIT licence"
+extensions = ["myst_nb"]
+root_doc = "README"
+include_patterns = ["README.md", "notebooks/*.ipynb", "notebooks/*.md"]
+html_theme = "sphinx_book_theme"
+html_theme_options = {
+    "repository_url": f"https://github.com/{REPOSITORY}",
+    "repository_branch": REVISION,
+    "path_to_docs": ".",
+    "launch_buttons": {"colab_url": "https://colab.research.google.com"},
+    "use_repository_button": True,
+    "home_page_in_toc": True,
+    "navbar_persistent": [],
+}
+html_static_path = ["static"]
+html_css_files = ["course.css"]
+html_show_sourcelink = False
+nb_execution_mode = "off"
+nb_code_prompt_show = "Show the solution"
+nb_code_prompt_hide = "Hide the solution"
+nb_merge_streams = True
+myst_heading_anchors = 4
+myst_heading_slug_func = "links.slug"  # in tools/: anchors as JupyterLab makes them
+
+CONTENTS = """
+```{toctree}
+:hidden:
+
+notebooks/00_data_vs_model_parallelism
+notebooks/01_one_device_strategy
+notebooks/02_gpu_strategy
+notebooks/03_multi_worker_strategy
+notebooks/04_tpu_strategy
+notebooks/errors
+notebooks/glossary
+```
+"""
+
+
+def prepare(app, name, source):
+    """Give the first page its contents, fold what the notebooks fold, and do without a picture from elsewhere."""
+    if name == "README":
+        elsewhere = rf"](https://github.com/{REPOSITORY}/blob/{REVISION}/\1)"
+        source[0] = re.sub(r"\]\(((?:cluster|LICENSE)[^)]*)\)", elsewhere, source[0]) + CONTENTS
+    elif name.startswith("notebooks/0"):
+        notebook = json.loads(source[0])
+        for cell in notebook["cells"]:
+            if cell["metadata"].get("jupyter", {}).get("source_hidden"):
+                cell["metadata"].setdefault("tags", []).append("hide-input")
+        source[0] = re.sub(r'<img src=\\"[^>]*alt=\\"(Open in Colab)\\">', r"\1", json.dumps(notebook))
+
+
+def setup(app):
+    app.connect("source-read", prepare)

@@ -1,0 +1,206 @@
+"""Use the course as a reader does, in JupyterLab and a real browser: run all, unfold answers, solve the exercises.
+
+`make browser` runs it; `make test` does not, because it takes minutes and needs Chromium. Screenshots: build/browser/.
+"""
+
+import os
+import pathlib
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+import nbformat
+import pytest
+from playwright.sync_api import expect, sync_playwright
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+PICTURES = ROOT / "build" / "browser"
+NOTEBOOKS = sorted(path.stem for path in (ROOT / "notebooks").glob("*.ipynb"))
+MINUTE = 60_000  # Playwright counts in ms
+QUIET = [
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+]
+
+
+@pytest.fixture(scope="module")
+def lab(tmp_path_factory):
+    """The address of a JupyterLab on a copy of the course, without its token's need to be typed."""
+    folder = tmp_path_factory.mktemp("lab")
+    for name in "notebooks", "course_utils":
+        shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
+    news = folder / "@jupyterlab" / "apputils-extension" / "notification.jupyterlab-settings"
+    news.parent.mkdir(parents=True)
+    news.write_text('{"fetchNews": "false"}')
+    config = {f"JUPYTER_{name}_DIR": str(folder / name.lower()) for name in ("CONFIG", "RUNTIME")}
+    env = os.environ | config | {"JUPYTERLAB_SETTINGS_DIR": str(folder), "JUPYTERLAB_WORKSPACES_DIR": str(folder)}
+    command = [sys.executable, "-m", "jupyter", "lab", "--no-browser", "--allow-root", "--ip=127.0.0.1", "--port=0"]
+    with open(folder / "log", "w") as log:
+        server = subprocess.Popen(command, cwd=folder, env=env, stdout=log, stderr=log, start_new_session=True)
+    try:
+        deadline = time.monotonic() + 60
+        while not (found := re.search(r"http://127\.0\.0\.1:\d+/lab\?token=\w+", (folder / "log").read_text())):
+            assert server.poll() is None and time.monotonic() < deadline, (folder / "log").read_text()
+            time.sleep(0.1)
+        yield found[0]
+    finally:
+        os.killpg(server.pid, signal.SIGTERM)  # the kernels too
+        server.wait(30)
+
+
+@pytest.fixture(scope="module")
+def browser():
+    system = shutil.which("chromium") or shutil.which("google-chrome")  # else the one that Playwright installs
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=system, args=["--no-sandbox", *QUIET])
+        yield browser
+        browser.close()
+
+
+class Reader:
+    """A reader's hands and eyes on one notebook in JupyterLab."""
+
+    def __init__(self, page, lab, name):
+        self.page, self.name = page, name
+        self.stored = nbformat.read(ROOT / "notebooks" / f"{name}.ipynb", as_version=4).cells
+        page.goto(lab.replace("/lab?", f"/lab/workspaces/{name}/tree/notebooks/{name}.ipynb?"))
+        self.cells = page.locator(".jp-Notebook .jp-Cell")
+        page.locator(".jp-Notebook-ExecutionIndicator[data-status=idle]").wait_for(timeout=MINUTE)
+        expect(self.cells).to_have_count(len(self.stored), timeout=MINUTE)
+
+    def menu(self, *names):
+        for name in names:
+            self.page.get_by_role("menuitem", name=name, exact=True).click()
+
+    def cell(self, identity):
+        """The cell with this id, scrolled to."""
+        place = [cell.id for cell in self.stored].index(identity)
+        found = self.cells.nth(place)
+        found.scroll_into_view_if_needed()
+        return found
+
+    def at_rest(self, minutes):
+        self.page.wait_for_function(
+            """() => document.querySelector('.jp-Notebook-ExecutionIndicator[data-status=idle]') && [
+                ...document.querySelectorAll('.jp-CodeCell .jp-InputPrompt')
+            ].every(prompt => /^(\\[\\d+\\]:)?$/.test(prompt.textContent))""",
+            timeout=minutes * MINUTE,
+        )
+
+    def picture(self, what):
+        self.page.screenshot(path=PICTURES / f"{self.name[:2]}-{what}.png")
+
+
+@pytest.fixture(scope="module", params=NOTEBOOKS)
+def reader(request, lab, browser):
+    """A notebook opened, cleared of its stored outputs, and run by the menu."""
+    page = browser.new_page(viewport={"width": 1200, "height": 900})
+    reader = Reader(page, lab, request.param)
+    reader.picture("opened")
+    reader.menu("Edit", "Clear Outputs of All Cells")
+    expect(page.locator(".jp-CodeCell .jp-OutputArea-output")).to_have_count(0)
+    reader.menu("Run", "Run All Cells")
+    reader.at_rest(minutes=8)
+    yield reader
+    reader.menu("Kernel", "Shut Down Kernel")
+    page.close()
+
+
+def test_no_cell_ends_in_an_error(reader):
+    for kind in "error", "stderr":
+        seen = reader.page.locator(f".jp-OutputArea-output [data-mime-type='application/vnd.jupyter.{kind}']")
+        assert seen.all_inner_texts() == []
+
+
+def test_every_figure_can_be_seen(reader):
+    drawn = 0
+    for cell in reader.stored:
+        expected = sum("image/png" in output.get("data", {}) for output in cell.get("outputs", []))
+        if expected:
+            images = reader.cell(cell.id).locator(".jp-OutputArea-output img")
+            assert images.count() == expected, cell.id
+            for image in images.all():
+                image.scroll_into_view_if_needed()
+                box = image.bounding_box()
+                assert image.evaluate("i => i.complete && i.naturalWidth") > 300, cell.id
+                assert box["width"] > 300 and box["x"] >= 0 and box["x"] + box["width"] <= 1200, (cell.id, box)
+                drawn += 1
+                reader.picture(f"figure-{cell.id}")
+    assert drawn >= 3
+
+
+def test_folded_answers_open(reader):
+    answers = reader.page.locator(".jp-MarkdownOutput details")
+    assert answers.count() >= 3
+    for answer in answers.all():
+        body = answer.locator("p").last
+        assert not body.is_visible()
+        answer.locator("summary").click()
+        assert body.is_visible() and len(body.inner_text()) > 10
+    reader.picture("answer")
+
+
+def exercises():
+    for name in NOTEBOOKS:
+        for cell in nbformat.read(ROOT / "notebooks" / f"{name}.ipynb", as_version=4).cells:
+            if cell.id.startswith("solution-"):
+                yield name, cell.id.removeprefix("solution-")
+
+
+def test_exercises_can_be_solved(reader):
+    numbers = [number for name, number in exercises() if name == reader.name]
+    assert len(numbers) >= 3
+    for number in numbers:
+        cell, solution = reader.cell(f"exercise-{number}"), reader.cell(f"solution-{number}")
+        assert f"Exercise {number}: not solved yet" in cell.locator(".jp-OutputArea").inner_text()
+
+        assert not solution.locator(".cm-content").is_visible()
+        solution.locator(".jp-Placeholder-content, .jp-MoreHorizIcon").first.click()
+        assert f"Solution {number}" in solution.locator(".cm-content").inner_text()
+
+        cell.locator(".cm-content").click()
+        reader.page.keyboard.press("Control+A")
+        source = next(each.source for each in reader.stored if each.id == f"solution-{number}")
+        reader.page.keyboard.insert_text(source)
+        reader.page.keyboard.press("Control+Enter")
+        verdict = cell.get_by_text(f"Exercise {number}: ✓ right")
+        verdict.wait_for(timeout=2 * MINUTE)
+        reader.picture(f"exercise-{number}")
+
+
+@pytest.mark.parametrize("width", [380, 1200])
+def test_the_site_fits_a_phone_and_a_desk(browser, width):
+    page = browser.new_page(viewport={"width": width, "height": 900})
+    for path in sorted((ROOT / "build" / "site").glob("notebooks/*.html")) + [ROOT / "build" / "site" / "index.html"]:
+        page.goto(path.as_uri())
+        assert page.evaluate("document.documentElement.scrollWidth") <= width, path.name
+        for image in page.locator(".bd-article img").all():
+            image.scroll_into_view_if_needed()
+            assert image.evaluate("i => i.complete && i.naturalWidth"), path.name
+        page.screenshot(path=PICTURES / f"site-{path.stem[:6]}-{width}.png")
+    page.close()
+
+
+def test_the_site_is_travelled_and_searched(browser):
+    page = browser.new_page(viewport={"width": 1200, "height": 900})
+    page.goto((ROOT / "build" / "site" / "notebooks" / "00_data_vs_model_parallelism.html").as_uri())
+    answer = page.locator(".bd-article details").first
+    answer.locator("summary").click()
+    expect(answer.locator("p").last).to_be_visible()
+    solution = page.locator("details.hide", has_text="Show the solution").first
+    solution.locator("summary").click()
+    expect(solution.locator("pre").first).to_be_visible()
+    assert "colab.research.google.com" in page.locator("#colab-link").get_attribute("href")
+    page.get_by_role("link", name="01 one device →").first.click()
+    expect(page.locator("h1")).to_contain_text("One device")
+    page.locator(".bd-article").get_by_role("link", name="strategy", exact=True).first.click()
+    expect(page.locator("#strategy")).to_be_in_viewport()
+    page.goto((ROOT / "build" / "site" / "search.html").as_uri() + "?q=straggler")
+    expect(page.locator("#search-results li").first).to_be_visible(timeout=MINUTE)
+    page.close()

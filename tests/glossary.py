@@ -1,0 +1,26 @@
+"""Where a notebook uses a word of the glossary for the first time."""
+
+import pathlib
+import re
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+HIDDEN = re.compile(
+    r"^```.*?^```|^#.*?$|^<details.*?$|<code>.*?</code>|`[^`\n]+`|<[^>\n]+>|\[[^\]\n]*\]\([^)\n]*\)", re.M | re.S
+)
+
+
+def terms():
+    return re.findall(r"^## (.+)", (ROOT / "notebooks" / "glossary.md").read_text(encoding="utf-8"), re.M)
+
+
+def anchor(term):
+    return f"glossary.md#{term.replace(' ', '-')}"
+
+
+def first_use(term, text):
+    """The span of the first use of `term` in Markdown outside code, headings and links; None if there is none."""
+    visible = HIDDEN.sub(lambda found: " " * len(found[0]), text)
+    stem = re.escape(term[:-1]) + "(?:y|ies)" if term.endswith("y") else re.escape(term) + "(?:e?s)?"
+    first = re.escape(term[0]) if term[:2].isupper() else f"[{term[0]}{term[0].upper()}]"
+    found = re.search(rf"(?<![\w-]){first}{stem.removeprefix(re.escape(term[0]))}(?![\w-])", visible)
+    return found and found.span()

@@ -1,0 +1,156 @@
+"""Each text of notebooks/errors.md is what is raised today: in a notebook, whose outputs nbval compares, or here."""
+
+import errno
+import json
+import os
+import pathlib
+import re
+import shutil
+import socket
+import subprocess
+import sys
+
+import keras
+import nbformat
+import numpy as np
+import pytest
+
+from course_utils import data, environment, proofs
+from course_utils.cluster import build_tf_config, check_tf_config, run_in_process
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+PAGE = (ROOT / "notebooks" / "errors.md").read_text(encoding="utf-8")
+pytestmark = pytest.mark.skipif(os.name == "nt", reason="bash, and git's file:// addresses, as POSIX has them")
+TEXTS = [line for box in re.findall(r"^```text\n(.*?)^```", PAGE, re.M | re.S) for line in box.splitlines()]
+
+
+def says(text, said):
+    """Whether `said` holds the parts of `text` between its `…`, in this order, and on one line."""
+    pattern = ".*".join(map(re.escape, re.split(r"\s*…\s*", text.strip("… "))))
+    return re.search(pattern, said) is not None
+
+
+def compared_outputs():
+    for path in sorted((ROOT / "notebooks").glob("*.ipynb")):
+        for cell in nbformat.read(path, as_version=4).cells:
+            if cell.cell_type == "code" and "nbval-ignore-output" not in cell.metadata.get("tags", []):
+                yield from (output.get("text", "") for output in cell.outputs)
+
+
+IN_NOTEBOOKS = "\n".join(compared_outputs())
+
+
+def set_up(repository):
+    """What a notebook's first cell says on Colab, where github.com cannot be reached."""
+
+    def run(tmp_path, monkeypatch):
+        cell = nbformat.read(ROOT / "notebooks" / "01_one_device_strategy.ipynb", as_version=4).cells[1].source
+        source = cell.replace('"OWNER/NAME", "main"', f'"{repository}", "main"', 1)
+        (tmp_path / "gitconfig").write_text(f'[url "file://{tmp_path}/"]\n  insteadOf = https://github.com/\n')
+        monkeypatch.setenv("GIT_CONFIG_GLOBAL", str(tmp_path / "gitconfig"))
+        return python("import sys; sys.modules['google.colab'] = sys\n" + source)(tmp_path, monkeypatch)
+
+    return run
+
+
+def python(code, *options):
+    """What a fresh Python says of this code, in an empty folder."""
+
+    def run(tmp_path, monkeypatch):
+        command = [sys.executable, *options, "-c", code]
+        return subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120).stderr
+
+    return run
+
+
+def without_network(problem):
+    def run(tmp_path, monkeypatch):
+        def fails():
+            raise problem
+
+        monkeypatch.setattr(keras.datasets.mnist, "load_data", fails)
+        data.load_digits("mnist")
+
+    return run
+
+
+def on_windows(tmp_path, monkeypatch):
+    monkeypatch.setattr(sys, "platform", "win32")
+    run_in_process(print)
+
+
+def without_gpu(tmp_path, monkeypatch):
+    environment.logical_devices(1, kind="gpu")
+
+
+def config(*addresses, index=0, **changes):
+    text = json.dumps({"cluster": {"worker": addresses}, "task": {"type": "worker", "index": index}} | changes)
+    return lambda tmp_path, monkeypatch: "\n".join(check_tf_config(text))
+
+
+def taken_port(tmp_path, monkeypatch):
+    with socket.create_server(("", 0)) as server:
+        return check_tf_config(build_tf_config([f"localhost:{server.getsockname()[1]}", "localhost:1"], 0))[0]
+
+
+def unfilled(tmp_path, monkeypatch):
+    shutil.copy(ROOT / "cluster" / "two_machines.sh", tmp_path)
+    return subprocess.run(["bash", "two_machines.sh"], cwd=tmp_path, capture_output=True, text=True, timeout=60).stderr
+
+
+RAISERS = {
+    "RuntimeError: This copy of the course": set_up("OWNER/NAME"),
+    "RuntimeError: Nothing can be fetched": set_up("nobody/nothing"),
+    "ModuleNotFoundError: No module named 'course_utils'": python("import course_utils"),
+    "ModuleNotFoundError: No module named 'tensorflow'": python("import tensorflow", "-S"),
+    "RuntimeError: MNIST is not in Keras' cache and could not be downloaded: connect": without_network(OSError("no")),
+    "RuntimeError: MNIST is not in Keras' cache and could not be downloaded: free": without_network(
+        OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    ),
+    "ValueError: name='fashion'": lambda *_: data.load_digits("fashion"),
+    "RuntimeError: worker processes can be started": on_windows,
+    "RuntimeError: kind='gpu'": without_gpu,
+    "AssertionError: weights: ✗": lambda *_: proofs.same(np.zeros(2), np.full(2, 0.5), 1e-5, "weights"),
+    "it is not JSON": lambda *_: check_tf_config("{'cluster': {}}")[0],
+    "'task' is missing": config("10.0.0.1:2222", task=None),
+    "the task's index is 2": config("10.0.0.1:2222", "10.0.0.2:2222", index=2),
+    "worker 0's host 'no-such-host.invalid'": config("no-such-host.invalid:2222"),
+    "worker 0's host '8.8.8.8'": config("8.8.8.8:2222"),
+    "worker 0 and worker 1 have the same address": config("10.0.0.1:2222", "10.0.0.1:2222"),
+    "port … of this machine is taken": taken_port,
+    "two_machines.sh: HOSTS": unfilled,
+}
+
+
+def raiser(text):
+    return next((run for start, run in RAISERS.items() if text.startswith(start)), None)
+
+
+def test_there_are_many():
+    assert len(TEXTS) >= 25 and len(set(TEXTS)) == len(TEXTS)
+    assert [start for start in RAISERS if sum(text.startswith(start) for text in TEXTS) != 1] == []
+
+
+@pytest.mark.parametrize("text", TEXTS)
+def test_this_is_what_is_raised(text, tmp_path, monkeypatch):
+    run = raiser(text)
+    if run is None:
+        assert says(text, IN_NOTEBOOKS), "raised neither here nor in a notebook"
+        return
+    try:
+        said = run(tmp_path, monkeypatch)
+    except Exception as problem:
+        said = f"{type(problem).__name__}: {problem}"
+    assert says(text, said), said
+
+
+def test_every_entry_has_a_cause_a_remedy_and_a_place():
+    for entry in re.split(r"^### ", PAGE, flags=re.M)[1:]:
+        title = entry.splitlines()[0]
+        assert "```text" in entry and re.search(r"\*\*Remedy\*\*|\*\*remedy\*\*", entry), title
+        assert "**Cause**" in entry and re.search(r"Where:\s", entry), title
+
+
+def test_another_wording_is_noticed():
+    assert says("a … c", "x a b c") and says("… b …", "a b c")
+    assert not says("a … c", "x c b a") and not says("a b d", "a b c")
