@@ -4,6 +4,7 @@
 # make soak      workers killed at random moments, forty times: some seven minutes
 # make cluster   the files of cluster/ on a real Slurm of two nodes; needs Linux, root, and Slurm: some two minutes
 # make colab     the notebooks as on Colab: its packages, an empty folder, its TPU runtime too; needs Python 3.13
+# make compatibility  the README's table of what works together, seen again; some eight minutes; needs Python 3.13 too
 # make browser   a real browser in JupyterLab: every notebook run, its answers opened, its exercises solved; needs Chromium
 # make site      the course as a website under build/site, from what is stored: nothing is executed
 # make test-gpu  the notebooks on this machine's GPUs: proofs judge, stored outputs are not compared
@@ -17,7 +18,7 @@ REQUIREMENTS := requirements$(if $(GPU),-gpu).txt
 READY := .venv/ready$(if $(GPU),-gpu)
 AS_ROOT := $(if $(filter 0,$(shell id -u)),--allow-root --ip=127.0.0.1)
 
-.PHONY: lab run test soak cluster colab browser site test-gpu
+.PHONY: lab run test soak cluster colab compatibility browser site test-gpu
 lab: $(READY)
 	$(BIN)/jupyter lab $(AS_ROOT) notebooks
 
@@ -48,6 +49,11 @@ colab: export CUDA_VISIBLE_DEVICES := -1
 colab: .venv-colab/cpu/ready .venv-colab/tpu/ready
 	.venv-colab/cpu/bin/python tests/colab/cpu.py
 	cd notebooks && MPLBACKEND=Agg ../.venv-colab/tpu/bin/python ../tests/colab/tpu.py
+
+compatibility: export CUDA_VISIBLE_DEVICES := -1
+compatibility: $(READY) .venv-colab/cpu/ready
+	$(BIN)/python tools/compatibility.py --check
+	.venv-colab/cpu/bin/python tools/compatibility.py --check
 
 .venv-colab/%/ready: PYTHON := python3.13
 .venv-colab/%/ready: tests/colab/%.txt

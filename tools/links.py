@@ -20,7 +20,7 @@ import nbformat
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 PLACE = pathlib.Path(__file__).with_suffix(".txt")
-OWN = re.compile(r"https://(?:colab\.research\.google\.com/github|github\.com)/OWNER/NAME")
+OWN = re.compile(r"https://(?:colab\.research\.google\.com/github|github\.com)/[\w.-]+/[\w.-]+/blob/")  # by publish.py
 
 
 def pages(root=ROOT):
