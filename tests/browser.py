@@ -174,6 +174,18 @@ def test_exercises_can_be_solved(reader):
         reader.picture(f"exercise-{number}")
 
 
+def test_links_lead_to_the_glossary_and_to_the_neighbours(reader):
+    page = reader.page
+    reader.cell("title")
+    page.get_by_role("link", name="glossary").first.click()
+    expect(page.locator(".jp-MarkdownViewer h1")).to_contain_text("Glossary", timeout=MINUTE)
+    reader.picture("glossary")
+    page.get_by_role("tab", name=f"{reader.name}.ipynb").click()
+    neighbour = NOTEBOOKS[NOTEBOOKS.index(reader.name) - 1 if reader.name != NOTEBOOKS[0] else 1]
+    reader.cell("title").get_by_role("link", name=re.compile(f"^(← )?{neighbour[:2]} ")).click()
+    page.get_by_role("tab", name=f"{neighbour}.ipynb").wait_for(timeout=MINUTE)
+
+
 @pytest.mark.parametrize("width", [380, 1200])
 def test_the_site_fits_a_phone_and_a_desk(browser, width):
     page = browser.new_page(viewport={"width": width, "height": 900})
@@ -198,7 +210,7 @@ def test_the_site_is_travelled_and_searched(browser):
     expect(solution.locator("pre").first).to_be_visible()
     assert "colab.research.google.com" in page.locator("#colab-link").get_attribute("href")
     page.get_by_role("link", name="01 one device →").first.click()
-    expect(page.locator("h1")).to_contain_text("One device")
+    expect(page.locator(".bd-article h1")).to_contain_text("One device")
     page.locator(".bd-article").get_by_role("link", name="strategy", exact=True).first.click()
     expect(page.locator("#strategy")).to_be_in_viewport()
     page.goto((ROOT / "build" / "site" / "search.html").as_uri() + "?q=straggler")

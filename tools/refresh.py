@@ -1,9 +1,11 @@
 """Execute notebooks in place in this environment, and leave no trace of the machine in them.
 
-The one way in which stored outputs are made. A notebook with a failing cell is left as it was.
+The one way in which stored outputs are made. A notebook with a failing cell is left as it was. How long each took goes
+into tools/seconds.json, from which tools/derive.py says how many minutes a notebook computes: use an idle machine.
 """
 
 import argparse
+import json
 import os
 import pathlib
 import subprocess
@@ -18,6 +20,7 @@ import nbformat
 NOTEBOOKS = pathlib.Path(__file__).resolve().parent.parent / "notebooks"
 KERNEL = {"display_name": "Python 3", "language": "python", "name": "python3"}
 KEPT_METADATA = ("cellView", "jupyter", "tags")
+SECONDS = pathlib.Path(__file__).with_name("seconds.json")
 CELL_TIMEOUT = 300  # seconds
 
 
@@ -90,6 +93,9 @@ def main(arguments):
         if not failure:
             normalise(notebook)
             nbformat.write(notebook, path)
+            if path.parent == NOTEBOOKS:
+                known = json.loads(SECONDS.read_text(encoding="utf-8")) | {path.stem: round(seconds)}
+                SECONDS.write_text(json.dumps(known, indent=1, sort_keys=True) + "\n", encoding="utf-8")
     return int(failed)
 
 
