@@ -1,9 +1,7 @@
 """What the pages promise: links that lead somewhere, words that are explained, sentences that follow from the facts."""
 
 import datetime
-import json
 import pathlib
-import re
 import shutil
 import sys
 
@@ -14,7 +12,6 @@ import pytest
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "tools"))
 
-import compatibility  # noqa: E402
 import derive  # noqa: E402
 import links  # noqa: E402
 
@@ -100,13 +97,3 @@ def test_a_word_of_the_glossary_is_linked_where_it_is_first_used(name):
 def test_every_word_of_the_glossary_is_used():
     text = "".join(page.read_text(encoding="utf-8") for page in PAGES if page.suffix == ".ipynb")
     assert [term for term in glossary.terms() if f"]({glossary.anchor(term)})" not in text] == []
-
-
-def test_the_readme_shows_what_was_seen_to_work_together():
-    stored = json.loads(compatibility.STORED.read_text(encoding="utf-8"))
-    readme = (ROOT / "README.md").read_text(encoding="utf-8")
-    assert compatibility.rewritten(readme, stored) == readme
-    combinations = len(compatibility.STRATEGIES) * len(compatibility.WAYS) * len(compatibility.OPTIONS)
-    assert [len(each["seen"]) for each in stored.values()] == [combinations] * 2
-    pinned = re.search(r"^tensorflow==(\S+)", (ROOT / "requirements.txt").read_text(encoding="utf-8"), re.M)[1]
-    assert any(f"tensorflow {pinned}," in versions for versions in stored)

@@ -187,21 +187,24 @@ def seen(name, way, option, batch_size=BATCH_SIZE):
 def verdict(found, expected, option):
     if isinstance(found, str):
         return found
-    difference = max(abs(one - other) for one, other in zip(found, expected, strict=True))
-    return "✓" if difference <= TOLERANCE.get(option, 1e-5) else "other weights"
+    tolerance = TOLERANCE.get(option, 1e-5)
+    near = all(abs(one - other) <= tolerance for one, other in zip(found, expected, strict=True))  # NaN is not
+    return "✓" if near else "other weights"
 
 
 def sentence(problem):
     """An error's name and first words, without what differs from run to run."""
     from course_utils import proofs
 
-    said = str(problem)
-    if re.match(r"Graph execution error|\d+ root error", said):  # its cause comes after a traceback
-        lines = [line for line in said.splitlines() if re.match(r"(?!Graph|Detected|Stack|\d+ root)\w|\s+\(0\)", line)]
-        said = re.sub(r"^\s+\(0\) \w+:\s+", "", lines[0]) if lines else said
+    name, said = type(problem).__name__, str(problem)
+    if raised := re.match(r"(?:every worker|worker \d+|the process) raised (\w+): ", said):
+        name, said = raised[1], said[raised.end() :]
+    if re.match(r"Graph execution error|\d+ root error", said):  # the cause comes after a traceback
+        lines = [re.sub(r"^\(0\) \w+:\s+", "", line.strip()) for line in said.splitlines()[1:]]
+        said = next((line for line in lines if re.match(r"(?!Detected|Stack|File|worker|\d+ root)\w", line)), said)
     said = re.sub(r" \(defined @ [^)]*\)", "", said)
     said = re.sub(r"(?<=resource )\S+|(?<=device )/\S+|(?<=')while/[^']*(?=')", "…", said)
-    text = re.sub(r"^WorkerError: .*? raised (?=\w+: )", "", f"{type(problem).__name__}: {proofs.opening(said)}")
+    text = f"{name}: {proofs.opening(said)}"
     return text if len(text) <= 110 else text[:109] + "…"
 
 

@@ -1,0 +1,86 @@
+"""The tool behind the README's table: what it says of an error, of other weights, of a table that is out of date."""
+
+import json
+import pathlib
+import re
+import sys
+
+import pytest
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT / "tools"))
+
+import compatibility  # noqa: E402
+
+CAUSE = "Trying to access resource … located in device … from device …"
+ROOTS = "  (0) INVALID_ARGUMENT:  Trying to access resource a/3 (defined @ /x.py:4) located in device /a from device /b"
+
+
+@pytest.mark.parametrize(
+    "text, said",
+    [
+        (
+            f'Graph execution error:\n\nDetected at node x\n  File "y", line 3\n\n2 root error(s) found.\n{ROOTS}\n',
+            CAUSE,
+        ),
+        (f"2 root error(s) found.\n{ROOTS}", CAUSE),
+        ("one. Two.", "one."),
+    ],
+)
+def test_an_error_is_said_in_one_sentence(text, said):
+    assert compatibility.sentence(ValueError(text)) == f"ValueError: {said}"
+    assert compatibility.sentence(RuntimeError(f"worker 0 raised KeyError: {text}")) == f"KeyError: {said}"
+
+
+def test_verdicts():
+    assert compatibility.verdict([1.0, 2.0], [1.0, 2.000001], "plain") == "✓"
+    assert compatibility.verdict([1.0, 2.01], [1.0, 2.0], "mixed precision") == "✓"
+    assert compatibility.verdict([1.0, 2.01], [1.0, 2.0], "XLA") == "other weights"
+    assert compatibility.verdict([1.0, float("nan")], [1.0, 2.0], "plain") == "other weights"
+    assert compatibility.verdict("does not end", [1.0], "plain") == "does not end"
+
+
+def test_a_process_that_dies_is_said_to_die(tmp_path, monkeypatch):
+    program = tmp_path / "dies.py"
+    program.write_text("import os, signal; os.kill(os.getpid(), signal.SIGKILL)")
+    monkeypatch.setattr(compatibility, "__file__", str(program))
+    assert compatibility.seen("none", "fit", "plain") == "the process dies (-9)"
+
+
+@pytest.fixture
+def stored(tmp_path, monkeypatch):
+    """A copy of the table, and a look that sees what it says of the first environment."""
+    place = tmp_path / "compatibility.json"
+    place.write_text(compatibility.STORED.read_text(encoding="utf-8"), encoding="utf-8")
+    monkeypatch.setattr(compatibility, "STORED", place)
+    versions, entry = next(iter(json.loads(place.read_text(encoding="utf-8")).items()))
+    monkeypatch.setattr(compatibility, "versions", lambda: versions)
+    monkeypatch.setattr(compatibility, "look", lambda words: entry["seen"])
+    return entry["seen"]
+
+
+def test_check_names_what_is_seen_otherwise(stored, capsys):
+    assert compatibility.main(["--check"]) == 0
+    stored["none, fit, XLA"] = "other weights"
+    capsys.readouterr()
+    assert compatibility.main(["--check"]) == 1
+    assert "none, fit, XLA: the README says ✓, and seen is other weights" in capsys.readouterr().out
+
+
+def test_check_knows_nothing_of_other_versions(stored, monkeypatch, capsys):
+    monkeypatch.setattr(compatibility, "versions", lambda: "tensorflow 9")
+    assert compatibility.main(["--check"]) == 1
+    assert "the README says nothing" in capsys.readouterr().out
+
+
+def test_the_readme_shows_what_was_seen():
+    stored = json.loads(compatibility.STORED.read_text(encoding="utf-8"))
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert compatibility.rewritten(readme, stored) == readme
+    combinations = len(compatibility.STRATEGIES) * len(compatibility.WAYS) * len(compatibility.OPTIONS)
+    assert [len(each["seen"]) for each in stored.values()] == [combinations] * 2
+    for pins in "requirements.txt", "tests/colab/cpu.txt":
+        text = (ROOT / pins).read_text(encoding="utf-8")
+        pinned = dict(re.findall(r"^(\w+)==(\S+)", text, re.M))
+        versions = f"tensorflow {pinned['tensorflow']}, keras {pinned['keras']},"
+        assert any(each.startswith(versions) for each in stored), f"{pins}: not in the table"
