@@ -79,6 +79,12 @@ def by_variable(average):
     ]
 
 
+def first_only(replicas, sizes):
+    """The first variable's average with the sizes, the second one's without."""
+    first, second = zip(*replicas, strict=True)
+    return [weighted(first, sizes) / sum(sizes), sum(second) / len(second)]
+
+
 def weighted(parts, sizes):
     return sum(size * part for size, part in zip(sizes, parts, strict=True))
 
@@ -163,6 +169,7 @@ WRONG = {
         (lambda losses, size: losses / size, "It returns an array of shape (2,)"),
         (lambda losses, size: losses.sum() / size / 2, "their mean, 4; yours add up to 2."),
         (lambda losses, size: tf.reduce_sum(losses) / 4, "their mean, 4; yours add up to 3."),
+        (lambda losses, size: losses.sum() / 3, "For losses [2, 4, 3] and [5, 6] the shares must add up to"),
         (boom, RAISED),
         (
             lambda losses, size: np.nan, "nan",
@@ -176,6 +183,7 @@ WRONG = {
         (sparse_loss("sum"), "must be ln 10 = 2.303; yours is 18.421."),
         (lambda *batch: average(sparse_loss()(*batch)) / 2, "must be ln 10 = 2.303; yours is 1.151."),
         (lambda *batch: average(sparse_loss("sum_over_batch_size")(*batch)), "ValueError: Invalid value"),
+        (lambda *batch: average(sparse_loss()(*batch)) if len(batch[0]) == 8 else np.nan, "1.151; yours is nan"),
         (boom, RAISED),
         (
             lambda labels, logits: np.nan, "nan",
@@ -201,6 +209,9 @@ WRONG = {
         (by_variable(lambda parts, sizes: sum(parts)), "yours give 12: you added up, and never averaged"),
         (by_variable(lambda parts, sizes: sum(parts) / 4), "yours give 3: you divided twice"),
         (by_variable(lambda parts, sizes: weighted(parts, sizes)), "yours give 24: divide by the sum of the sizes"),
+        (by_variable(lambda parts, sizes: weighted(parts, sizes) / 4), "the average is 7; yours is 14"),
+        (first_only, "Two variables are not treated alike"),
+        (by_variable(lambda parts, sizes: parts[0] * np.nan), "yours give nan"),
         (by_variable(lambda parts, sizes: sum(parts) / 2), "the average is 5; yours is 6: use the sizes"),
         (boom, RAISED),
     ],
@@ -226,6 +237,9 @@ WRONG = {
     "row_split": [
         (lambda x, W: ..., TODO),
         (lambda x, W: tf.concat(halves(x, W), axis=1), "so the result must be (2, 4); yours is (2, 8)."),
+        (lambda x, W: x @ W, "but W was not split"),
+        (lambda x, W: tf.reduce_sum(x[:, :, None] * W, axis=1), "but W was not split"),
+        (lambda x, W: x @ W + 0 * sum(halves(x, W)), "but W was not split"),
         (lambda x, W: halves(x, W)[0], "the other half of every sum is missing"),
         (lambda x, W: sum(halves(x, W)) / 2, "partial sums are added, not averaged"),
         (lambda x, W: x[:, 3:] @ W[:3] + x[:, :3] @ W[3:], "each half of x's columns belongs to its half of W's rows"),
@@ -372,7 +386,13 @@ RIGHT = {
     "gradient_average": [by_variable(lambda parts, sizes: weighted(parts, sizes) / sum(sizes))],
     "ring_order": [lambda device, step, n: (device - step) % n, lambda device, step, n: (device - step + 2) % n],
     "micro_batches": [lambda stages, idle: max(1, math.ceil((stages - 1) * (1 - idle) / idle - 1e-9))],
-    "row_split": [lambda x, W: sum(halves(x, W)), lambda x, W: x @ W],
+    "row_split": [
+        lambda x, W: sum(halves(x, W)),
+        lambda x, W: tf.add(*halves(x, W)),
+        lambda x, W: sum(
+            tf.einsum("ab,bc->ac", *both) for both in zip(tf.split(x, 2, axis=1), tf.split(W, 2), strict=True)
+        ),
+    ],
     "dataset_for": [lambda strategy, n: batches_of(n * strategy.num_replicas_in_sync)],
     "shares": [slices, lambda batch, n: np.array(slices(batch, n))],
     "replica_loss": [
@@ -484,3 +504,14 @@ def test_moved_leaves_no_file_behind(verdict, tmp_path, monkeypatch):
     paths = []
     verdict("moved", lambda path, device: paths.append(path))
     assert paths[0].startswith(str(tmp_path)) and not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("size", [1, 2, 65])
+def test_batch_loss_at_any_size(size, capsys):
+    def right(labels, logits):
+        return tf.nn.compute_average_loss(sparse_loss("none")(labels, logits), global_batch_size=size)
+
+    module_of("batch_loss").batch_loss(right, size)
+    assert capsys.readouterr().out == "Exercise 3: ✓ right\n"
+    module_of("batch_loss").batch_loss(lambda *batch: 2 * right(*batch), size)
+    assert "not solved yet" in capsys.readouterr().out

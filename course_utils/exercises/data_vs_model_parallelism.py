@@ -10,7 +10,7 @@ def gradient_average(function):
 
     shard_gradients = [[np.array([4 * k, 0], "float32"), np.float32(8 * k)] for k in (1, 2)]
     means = {}
-    for sizes in (2, 2), (3, 1):
+    for sizes in (2, 2), (3, 1), (2, 6):
         answer = function(shard_gradients, list(sizes))
         if missing(answer):
             return missing(answer)
@@ -19,21 +19,22 @@ def gradient_average(function):
         if [np.shape(average) for average in answer] != [(2,), ()]:
             return "Each average must have its variable's shape: add up over the replicas, not over the numbers."
         means[sizes] = float(np.asarray(answer[0])[0]), float(np.asarray(answer[1]))
-    (equal, twin), (unequal, _) = means[2, 2], means[3, 1]
-    if abs(twin - 2 * equal) > 1e-5:
+    equal = means[2, 2][0]
+    if any(abs(twin - 2 * first) > 1e-5 for first, twin in means.values()):
         return "Two variables are not treated alike: the second one's gradients are twice the first one's here."
-    if abs(equal - 12) < 1e-5:
-        return "Two equal shards with gradients 4 and 8 average to 6; yours give 12: you added up, and never averaged."
-    if abs(equal - 3) < 1e-5:
-        return "Two equal shards with gradients 4 and 8 average to 6; yours give 3: you divided twice."
+    for wrong, why in {12: "you added up, and never averaged", 3: "you divided twice"}.items():
+        if abs(equal - wrong) < 1e-5:
+            return f"Two equal shards with gradients 4 and 8 average to 6; yours give {wrong}: {why}."
     if abs(equal - 24) < 1e-5:
         return "Two equal shards with gradients 4 and 8 average to 6; yours give 24: divide by the sum of the sizes."
-    if abs(equal - 6) > 1e-5:
+    if not abs(equal - 6) <= 1e-5:
         return f"Two equal shards with gradients 4 and 8 average to 6; yours give {equal:g}."
-    if abs(unequal - 6) < 1e-5:
-        return "Right for equal shards. With 3 examples at 4 and 1 at 8 the average is 5; yours is 6: use the sizes."
-    if abs(unequal - 5) > 1e-5:
-        return f"Right for equal shards. With 3 examples at 4 and 1 at 8 the average is 5; yours is {unequal:g}."
+    for sizes, right in {(3, 1): 5, (2, 6): 7}.items():
+        found, few = means[sizes][0], f"With {sizes[0]} examples at 4 and {sizes[1]} at 8 the average is {right}"
+        if abs(found - 6) < 1e-5:
+            return f"Right for equal shards. {few}; yours is 6: use the sizes."
+        if not abs(found - right) <= 1e-5:
+            return f"Right for equal shards. {few}; yours is {found:g}: divide by the sum of the sizes."
     return ""
 
 
@@ -111,9 +112,21 @@ def row_split(function):
     if np.shape(answer) != (2, 4):
         return f"x is (2, 6) and W (6, 4), so the result must be (2, 4); yours is {np.shape(answer)}."
     if np.allclose(answer, x @ W):
-        return ""
+        whole = "The numbers are right, but W was not split: add two products, each with half of W's rows."
+        return "" if _products(function, x, W) == [(3, 4), (3, 4)] else whole
     if np.allclose(answer, x[:, :3] @ W[:3]) or np.allclose(answer, x[:, 3:] @ W[3:]):
         return "That is the part of one device: the other half of every sum is missing."
     if np.allclose(2 * np.asarray(answer), x @ W):
         return "Half of the right result: partial sums are added, not averaged."
     return "The shape is right, the numbers are not: each half of x's columns belongs to its half of W's rows."
+
+
+def _products(function, x, W):
+    """The shapes of what `function` multiplies by, in order of size: what it does is seen in its graph."""
+    import tensorflow as tf
+
+    graph = tf.function(function, autograph=False).get_concrete_function(tf.constant(x), tf.constant(W)).graph
+    products = (
+        operation for operation in graph.get_operations() if operation.type in ("MatMul", "BatchMatMulV2", "Einsum")
+    )
+    return sorted(tuple(product.inputs[1].shape) for product in products)

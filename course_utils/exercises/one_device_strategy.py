@@ -26,20 +26,26 @@ def average_loss(function):
     """Exercise 2: `function(per_example_loss, global_batch_size)` is a replica's share of the batch's mean loss."""
     import numpy as np
 
-    shards = np.array([1, 3], "float32"), np.array([8], "float32")  # two replicas, a global batch of 3, mean loss 4
-    shares = [function(shard, 3) for shard in shards]
-    if missing(*shares):
-        return missing(*shares)
-    shares = [np.asarray(share, float) for share in shares]
-    if any(share.ndim for share in shares):
-        return f"It returns an array of shape {shares[0].shape}; a replica's loss is one number."
-    total = float(sum(shares))
-    if total == 12:
-        return "The shares add up to the sum of all losses: nothing was divided by the global batch size."
-    if total == 10:
-        return "You divided by the replica's own number of examples: two replicas add up to more than the mean loss."
-    if not abs(total - 4) <= 1e-6:  # also when it is NaN
-        return f"For losses [1, 3] and [8] the shares must add up to their mean, 4; yours add up to {total:g}."
+    for losses in ([1, 3], [8]), ([2, 4, 3], [5, 6]):  # two replicas, and their examples' losses: both means are 4
+        count = len(losses[0]) + len(losses[1])
+        shares = [function(np.array(each, "float32"), count) for each in losses]
+        if missing(*shares):
+            return missing(*shares)
+        shares = [np.asarray(share, float) for share in shares]
+        if any(share.ndim for share in shares):
+            return f"It returns an array of shape {shares[0].shape}; a replica's loss is one number."
+        total = float(sum(shares))
+        if abs(total - sum(map(sum, losses))) <= 1e-6:
+            return "The shares add up to the sum of all losses: nothing was divided by the global batch size."
+        if abs(total - sum(sum(each) / len(each) for each in losses)) <= 1e-6:
+            return (
+                "You divided by the replica's own number of examples: two replicas add up to more than the mean loss."
+            )
+        if not abs(total - 4) <= 1e-6:  # also when it is NaN
+            first, second = losses
+            return (
+                f"For losses {first} and {second} the shares must add up to their mean, 4; yours add up to {total:g}."
+            )
     return ""
 
 
@@ -48,16 +54,18 @@ def batch_loss(function, global_batch_size):
     """Exercise 3: `function(labels, logits)` is the replica's share of the mean loss for this global batch size."""
     import numpy as np
 
-    labels = np.zeros(global_batch_size, "int64")
-    logits = np.tile(np.array([[0.0] * 10], "float32"), (global_batch_size, 1))
-    whole, half = (float(function(labels[:n], logits[:n])) for n in (global_batch_size, global_batch_size // 2))
+    def loss(examples):
+        return float(function(np.zeros(examples, "int64"), np.zeros((examples, 10), "float32")))
+
+    whole, half = loss(global_batch_size), loss(part := -(-global_batch_size // 2))
     expected = np.log(10)  # the cross-entropy of ten equal logits
-    if abs(half - whole) < 1e-6:
+    if global_batch_size > 1 and abs(half - whole) < 1e-6:
         return "Half a batch gives the same loss as a whole one: you divide by what is there, not by the global batch."
-    if not max(abs(whole - expected), abs(half - expected / 2)) <= 1e-5:
+    expected_half = expected * part / global_batch_size
+    if not abs(whole - expected) <= 1e-5 or not abs(half - expected_half) <= 1e-5:  # also when one is NaN
         return (
             f"For ten equal logits the loss of a whole batch must be ln 10 = 2.303; yours is {whole:.3f}. "
-            f"That of half a batch must be half of it; yours is {half:.3f}."
+            f"That of {part} of its {global_batch_size} examples must be {expected_half:.3f}; yours is {half:.3f}."
         )
     return ""
 
