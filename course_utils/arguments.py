@@ -21,7 +21,7 @@ def one_of(name, value, choices):
     """`value` if it is one of these strings, or ValueError."""
     if not isinstance(value, str) or value not in choices:
         *others, last = map(repr, choices)
-        raise ValueError(f"{name}={value!r}: must be {', '.join(others)} or {last}")
+        raise ValueError(f"{name}={value!r}: must be {', '.join(others)}{' or ' if others else ''}{last}")
     return value
 
 

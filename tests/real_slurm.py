@@ -72,7 +72,10 @@ def on_node(node):
 def network():
     """A bridge, and a network namespace for each node, with a cable between."""
     assert os.environ.get("COURSE_NAMESPACES") == "own", "start this with: make cluster"
-    say("mount", "-t", "tmpfs", "tmpfs", "/run/netns")
+    place = pathlib.Path("/run/netns")
+    made = not place.exists()  # where nobody has had a named network namespace yet
+    place.mkdir(exist_ok=True)
+    say("mount", "-t", "tmpfs", "tmpfs", str(place))
     say("hostname", "controller")
     say(*["ip", "link", "set", "lo", "up"])
     say(*["ip", "link", "add", "course", "type", "bridge"])
@@ -85,6 +88,10 @@ def network():
         say(*f"ip -n {node} addr add {address}/24 dev eth0".split())
         for device in "eth0", "lo":
             say("ip", "-n", node, "link", "set", device, "up")
+    yield
+    say("umount", "--lazy", str(place))
+    if made:
+        place.rmdir()
 
 
 @pytest.fixture(scope="module")

@@ -74,7 +74,7 @@ def nvidia_smi(monkeypatch):
     return fake
 
 
-def slices(count, size=environment.GPU_SLICE_MIB):
+def slices(count, size=1024):
     return [tf.config.LogicalDeviceConfiguration(memory_limit=size)] * count
 
 

@@ -1,5 +1,6 @@
 """course_utils.planner against hand-computed cases, measured bytes and a ring that really runs."""
 
+import dataclasses
 import math
 import os
 import subprocess
@@ -25,6 +26,9 @@ LAYERS = [
     LayerCost("hidden", HIDDEN, 128, 2 * 5408 * 128),
     LayerCost("logits", LOGITS, 10, 2 * 128 * 10),
 ]
+SEEN = [
+    dataclasses.replace(each, kind="view") if each.name == "flatten" else each for each in LAYERS
+]  # as in the model
 FLOPS = 389_376 + 1_384_448 + 2_560  # 1,776,384
 SPEED = {"flops_per_second": 1e9, "bandwidth": 1e8, "latency": 1e-3}
 MIB = 2**20
@@ -41,7 +45,7 @@ def model():
 
 
 def test_layer_costs_of_the_course_model(model):
-    assert planner.layer_costs(model) == LAYERS
+    assert planner.layer_costs(model) == SEEN
     assert (693_962, 32_586, sum(layer.flops for layer in LAYERS)) == (ALL, OUTPUTS, FLOPS)
 
 
@@ -50,7 +54,7 @@ def test_layer_costs_of_the_same_model_written_functionally(model):
 
     functional = keras.Model(model.inputs, model.outputs)
     assert type(functional.layers[0]).__name__ == "InputLayer"
-    assert planner.layer_costs(functional) == LAYERS
+    assert planner.layer_costs(functional) == SEEN
 
 
 def test_layer_costs_of_strides_positions_and_frozen_layers():
@@ -68,12 +72,46 @@ def test_layer_costs_of_strides_positions_and_frozen_layers():
     assert planner.layer_costs(small) == [
         LayerCost("grouped", 3 * 2 * 2 * 6, 4 * 4 * 6, 2 * (4 * 4 * 6) * (3 * 2 * 2)),
         LayerCost("per_position", 6 * 5 + 5, 4 * 4 * 5, 2 * (4 * 4) * 6 * 5),
-        LayerCost("norm", 5 + 5, 4 * 4 * 5, 0),  # gamma and beta; the moving averages are not trained
+        LayerCost("norm", 5 + 5, 4 * 4 * 5, 0, "elementwise"),  # gamma and beta; the moving averages are not trained
         LayerCost("frozen", 0, 4 * 4 * 7, 2 * (4 * 4) * 5 * 7),
     ]
 
 
-@pytest.mark.parametrize("kind", ["not a model", "unbuilt", "any width", "nested"])
+def residual():
+    import keras
+
+    inputs = keras.Input((4,))
+    hidden = keras.layers.Dense(4)(inputs)
+    return keras.Model(inputs, keras.layers.Add()([hidden, keras.layers.Dense(4)(hidden)]))
+
+
+def skipping():
+    import keras
+
+    inputs = keras.Input((4,))
+    keras.layers.Dense(4)(inputs)
+    first = keras.layers.Dense(4)
+    outputs = keras.layers.Dense(4)(inputs)
+    return keras.Model(inputs, [first(inputs), outputs])
+
+
+@pytest.mark.parametrize(
+    "name, shape",
+    [
+        ("SeparableConv2D", (8, 8, 3)), ("Conv2DTranspose", (8, 8, 3)), ("DepthwiseConv2D", (8, 8, 3)),
+        ("Conv1D", (8, 3)), ("LayerNormalization", (8,)), ("EinsumDense", (8,)),
+    ],
+)  # fmt: skip
+def test_layer_costs_refuses_what_it_does_not_know(name, shape):
+    import keras
+
+    arguments = {"EinsumDense": ("ab,bc->ac", 5), "LayerNormalization": (), "DepthwiseConv2D": (3,)}.get(name, (4, 3))
+    layer = getattr(keras.layers, name)(*arguments, name="odd")
+    with pytest.raises(ValueError, match=f"what layer 'odd' computes is not known here, since it is a {name}: write"):
+        planner.layer_costs(keras.Sequential([keras.Input(shape), layer]))
+
+
+@pytest.mark.parametrize("kind", ["not a model", "unbuilt", "any width", "nested", "residual", "two branches"])
 def test_layer_costs_refuses(kind):
     import keras
 
@@ -82,6 +120,8 @@ def test_layer_costs_refuses(kind):
 
     bad = {
         "not a model": lambda: 3,
+        "residual": residual,
+        "two branches": skipping,
         "unbuilt": lambda: stack(keras.layers.Dense(2)),
         "any width": lambda: stack(keras.Input((None, 3)), keras.layers.Dense(2)),
         "nested": lambda: stack(keras.Input((3,)), stack(keras.Input((3,)), keras.layers.Dense(2))),
@@ -116,8 +156,9 @@ def test_activations_equal_the_measured_bytes(model):
     import keras
 
     every = keras.Model(model.inputs, [layer.output for layer in model.layers])
-    measured = sum(np.asarray(a).nbytes for a in every([np.zeros((6, 28, 28, 1), "float32")]))
-    assert planner.memory(LAYERS, "one device", 1, 6)[0].activations == measured == 6 * 32_586 * 4
+    found = dict(zip(SEEN, every([np.zeros((6, 28, 28, 1), "float32")]), strict=True))
+    measured = sum(np.asarray(a).nbytes for layer, a in found.items() if layer.name != "flatten")  # it is pool's
+    assert planner.memory(SEEN, "one device", 1, 6)[0].activations == measured == 6 * (32_586 - 5_408) * 4
 
 
 # Bytes per device
@@ -397,9 +438,11 @@ def test_recommend_counts_every_byte():
     [
         (14 * MIB, 4, 64, "data parallel", 4),  # 10.59 of state + 7.96 / 4 = 12.58; on 2: 14.57
         (14 * MIB, 9, 63, "data parallel", 3),  # 3 is the first divisor of 63 above 1: 10.59 + 2.61
-        (14 * MIB, 3, 64, "layers split", 3),  # data parallel would need 4
-        (14 * MIB, 2, 64, "tensor split", 2),  # (18.54 + 64 x 128 x 4 / 2**20) / 2 = 9.29
-        (6 * MIB, 8, 64, "tensor split", 4),  # data parallel keeps 10.59 on each, hidden alone is 10.56
+        (14 * MIB, 3, 64, "ZeRO-1", 2),  # data parallel would need 4; (5.29 + (5.29 + 7.96) / 2 = 11.92
+        (6 * MIB, 8, 64, "ZeRO-2", 8),  # 2.65 + (7.94 + 7.96) / 8 = 4.63; ZeRO-1 keeps 5.29 and needs 1.65 more
+        (int(2.9 * MIB), 8, 64, "ZeRO-3", 8),  # (10.59 + 7.96) / 8 = 2.32
+        (int(10.65 * MIB), 4, 1, "layers split", 3),  # one example cannot be divided; hidden alone is 10.56
+        (6 * MIB, 8, 1, "tensor split", 2),
         (6 * MIB, 3, 64, "nothing fits", 4),
         (14 * MIB, 1, 64, "nothing fits", 2),
         (11 * MIB, 12, 36, "data parallel", 12),  # 10.59 + 4.48 / 12 = 10.96; the divisor before, 9: 11.09
@@ -420,12 +463,12 @@ def test_recommend(room, devices, batch, strategy, needed):
     else:
         held = planner.memory(LAYERS, strategy, needed, batch)
         assert max(m.total for m in held) <= room and needed <= devices
-        assert text.startswith(f"{strategy.capitalize()}: {needed} devices at least.")
+        assert text.startswith(f"{strategy[0].upper()}{strategy[1:]}: {needed} devices at least.")
 
 
 def test_recommend_answers_at_once_for_a_huge_batch():
-    advice = planner.recommend(LAYERS, 11 * MIB, 8, 10**12)  # room for 3 on each, 2 divides
-    assert (advice.strategy, advice.devices_needed) == ("nothing fits", 10**12 // 2)
+    advice = planner.recommend(LAYERS, 11 * MIB, 8, 10**12)  # with ZeRO-3, room for 88 on each; 80 divides
+    assert (advice.strategy, advice.devices_needed) == ("nothing fits", 10**12 // 80)
 
 
 def test_recommend_the_fewest_devices():
@@ -443,6 +486,87 @@ def test_recommend_a_large_transformer():
     assert (advice.strategy, advice.devices_needed) == ("layers split", 48)
     assert "weights 663,552 MiB" in advice.reasons[0]
     assert planner.recommend(layers, 80 * 2**30, 32, 1).strategy == "nothing fits"
+
+
+# ZeRO: the ring cut in half, on a ring that really runs
+
+
+def halves(flat, record):
+    """Reduce-scatter, then all-gather, on one array a device: what each owns in between, and what each ends with."""
+    n = len(flat)
+    chunks = [np.array_split(each.copy(), n) for each in flat]
+    owned = None
+    for half, shift in (("reduce", 0), ("gather", 1)):
+        for step in range(n - 1):
+            chosen = [(d + shift - step) % n for d in range(n)]
+            arriving = [chunks[d][chosen[d]].copy() for d in range(n)]
+            for d in range(n):
+                record[d] += arriving[d].nbytes
+                there = chunks[(d + 1) % n]
+                there[chosen[d]] = there[chosen[d]] + arriving[d] if half == "reduce" else arriving[d]
+        owned = owned or [chunks[d][(d + 1) % n].copy() for d in range(n)]
+    return owned, [np.concatenate(each) for each in chunks]
+
+
+@pytest.mark.parametrize("devices", [2, 3, 4, 5])
+def test_zero_is_the_ring_cut_in_half(devices):
+    parameters, batch = 23, 60
+    layers = [LayerCost("a", 20, 4, 1), LayerCost("b", 3, 2, 1)]
+    sent = [0] * devices
+    owned, whole = halves([np.arange(parameters, dtype="float32") + d for d in range(devices)], sent)
+    part = [each.nbytes for each in owned]
+    assert all(np.array_equal(each, whole[0]) for each in whole) and sum(part) == 4 * parameters
+    for strategy in "ZeRO-1", "ZeRO-2":
+        assert planner.wire_bytes(layers, strategy, devices, batch) == sent
+    gathered = [0] * devices
+    halves([np.zeros(parameters, "float32")] * devices, gathered)
+    again = [both - 4 * parameters + part[d] for d, both in enumerate(gathered)]  # less its first half: all but its own
+    assert planner.wire_bytes(layers, "ZeRO-3", devices, batch) == [a + b for a, b in zip(sent, again, strict=True)]
+    full, activations = 4 * parameters, 4 * 6 * batch // devices
+    for strategy, (w, g) in {"ZeRO-1": (0, 0), "ZeRO-2": (0, 1), "ZeRO-3": (1, 1)}.items():
+        held = planner.memory(layers, strategy, devices, batch)
+        assert held == [Memory(each if w else full, each if g else full, 2 * each, activations) for each in part]
+
+
+def test_zero_takes_the_time_of_its_halves():
+    times = {s: planner.step_time(LAYERS, s, 4, 64, **SPEED) for s in ("data parallel", *planner.ZERO)}
+    assert times["ZeRO-1"] == times["ZeRO-2"] == times["data parallel"]
+    assert times["ZeRO-3"].communication == pytest.approx(1.5 * times["data parallel"].communication)
+    with pytest.raises(ValueError, match=r"^algorithm='gather': must be 'ring'"):
+        planner.wire_bytes(LAYERS, "ZeRO-2", 4, 64, "gather")
+
+
+# Kinds of layers
+
+
+def test_a_tensor_split_leaves_normalization_with_its_features():
+    wide = [
+        LayerCost("dense", 16 * 16, 16, 1),
+        LayerCost("norm", 32, 16, 0, "elementwise"),
+        LayerCost("out", 16 * 4, 4, 1),
+    ]
+    (held, _), narrow = planner.memory(wide, "tensor split", 2, 1), [wide[0], wide[2]]
+    assert held.weights == 4 * (128 + 16 + 32)
+    assert (
+        planner.wire_bytes(wide, "tensor split", 2, 1) == planner.wire_bytes(narrow, "tensor split", 2, 1) == [16, 16]
+    )
+    after = [wide[0], wide[2], LayerCost("norm", 8, 4, 0, "elementwise")]  # where the output is whole, it is whole
+    assert planner.memory(after, "tensor split", 2, 1)[1].weights == 4 * (128 + 32 + 8)
+
+
+def test_a_layer_without_weights_in_front_needs_no_gradient():
+    first = [LayerCost("rescale", 0, 8, 0), LayerCost("one", 64, 8, 1), LayerCost("two", 64, 8, 1)]
+    assert planner.wire_bytes(first, "tensor split", 2, 1) == planner.wire_bytes(first[1:], "tensor split", 2, 1)
+
+
+def test_a_view_keeps_nothing_but_is_sent():
+    held = planner.memory(SEEN, "layers split", 2, 64, cuts=[3])
+    assert [each.activations for each in held] == [4 * 64 * (21632 + 5408), 4 * 64 * (5408 + 128 + 10)]
+    assert planner.wire_bytes(SEEN, "layers split", 2, 64, cuts=[3]) == planner.wire_bytes(
+        LAYERS, "layers split", 2, 64, cuts=[3]
+    )
+    with pytest.raises(ValueError, match=r"^kind of layer 'x'='odd': must be"):
+        LayerCost("x", 1, 1, 1, "odd")
 
 
 # Nonsense

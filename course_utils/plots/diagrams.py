@@ -163,26 +163,32 @@ def split_layer(title):
 
 @styled()
 def decision(title):
-    """Which kind of distribution a training needs, as four questions and four answers."""
+    """Which kind of distribution a training needs, as five questions and five answers."""
     figure, axes = canvas(title, 4.3)
+    wide, columns = 1.5, (0.03, 1.83, 3.63, 5.43)
     boxes = {
-        "Does it fit on\none device?": (0.1, 3.5, "white"), "Is one device, well\nfed, too slow?": (0.1, 2.35, "white"),
-        "With a share of\nthe batch only?": (2.57, 3.5, "white"), "Does the largest\nlayer fit?": (5.04, 3.5, "white"),
-        "one device\n(notebook 01)": (0.1, 0.1, "waiting"), "data parallel\n(02, 03, 04)": (2.57, 1.2, "inputs"),
-        "layers split\nas a pipeline": (5.04, 2.35, "weights"), "layers split\nwithin (tensor)": (5.04, 1.2, "weights"),
+        "Does it fit on\none device?": (0, 3.5, "white"), "Is one device, well\nfed, too slow?": (0, 2.35, "white"),
+        "With a share of\nthe batch only?": (1, 3.5, "white"), "With a share of\nthe states too?": (2, 3.5, "white"),
+        "Does the largest\nlayer fit?": (3, 3.5, "white"), "one device\n(notebook 01)": (0, 0.1, "waiting"),
+        "data parallel\n(02, 03, 04)": (1, 1.2, "inputs"), "sharded (ZeRO,\nFSDP)": (2, 1.2, "optimizer"),
+        "layers split\nas a pipeline": (3, 2.35, "weights"), "layers split\nwithin (tensor)": (3, 1.2, "weights"),
     }  # fmt: skip
-    ways = ((0, 1, "yes"), (0, 2, "no"), (1, 4, "no"), (1, 5, "yes"), (2, 5, "yes"), (2, 3, "no"), (3, 6, "yes"))
-    drawn = [box(axes, x, y, 2.05, 0.62, COLOURS.get(what, what), text) for text, (x, y, what) in boxes.items()]
-    middles = [(x + 1.025, y + 0.31) for x, y, _ in boxes.values()]
+    ways = (0, 1, "yes"), (0, 2, "no"), (1, 5, "no"), (1, 6, "yes"), (2, 6, "yes"), (2, 3, "no"), (3, 7, "yes")
+    ways += (3, 4, "no"), (4, 8, "yes")
+    drawn = [
+        box(axes, columns[column], y, wide, 0.62, COLOURS.get(what, what), text, size=9.5)
+        for text, (column, y, what) in boxes.items()
+    ]
+    middles = [(columns[column] + wide / 2, y + 0.31) for column, y, _ in boxes.values()]
     for a, b, word in ways:
         arrow(axes, middles[a], middles[b], patchA=drawn[a], patchB=drawn[b])
         x, y = ((start + end) / 2 for start, end in zip(middles[a], middles[b], strict=True))
-        label(axes, x, y, word, bbox={"facecolor": "white", "edgecolor": "none", "pad": 1})
-    axes.plot([7.09, 7.15, 7.15], [3.81, 3.81, 1.51], color=INK, lw=1.4)  # round the pipeline
-    arrow(axes, (7.15, 1.51), (7.09, 1.51))
-    label(axes, 7.0, 2.16, "no")
+        label(axes, x, y + 0.17 * (y > 3.7), word, bbox={"facecolor": "white", "edgecolor": "none", "pad": 1})
+    axes.plot([6.93, 7.07, 7.07], [3.81, 3.81, 1.51], color=INK, lw=1.4)  # round the pipeline
+    arrow(axes, (7.07, 1.51), (6.93, 1.51))
+    label(axes, 6.9, 2.16, "no")
     remark = "Very large models use both: split over the devices\nof each machine, copied over many machines."
-    axes.text(2.57, 0.72, remark, size=10, color=MUTED, va="top")
+    axes.text(1.83, 0.72, remark, size=10, color=MUTED, va="top")
     return figure
 
 

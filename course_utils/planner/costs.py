@@ -1,36 +1,50 @@
-"""Arithmetic on paper: bytes per device, bytes on the wire, seconds per step, and which strategy to choose.
+"""Arithmetic on paper: bytes per device, bytes on the wire, seconds per step.
 
 Sizes are in bytes (in sentences MiB, 2**20 bytes), times in seconds, batches in examples. No TensorFlow here.
-A wrong argument gets a ValueError that names the argument, the value and what would do.
 """
 
 import bisect
 import itertools
 import math
 import operator
-import textwrap
 from dataclasses import dataclass
 
 from course_utils.arguments import finite_number, one_of, whole_number
 
-STRATEGIES = ("one device", "data parallel", "layers split", "tensor split")
+ZERO = ("ZeRO-1", "ZeRO-2", "ZeRO-3")
+STRATEGIES = ("one device", "data parallel", *ZERO, "layers split", "tensor split")
+KINDS = ("kernel", "elementwise", "view")
 ALGORITHMS = ("gather", "all-to-all", "ring")
 OPTIMIZER_SLOTS = {"sgd": 0, "momentum": 1, "adam": 2}  # values kept for each weight
 
 
 @dataclass(frozen=True)
 class LayerCost:
-    """One layer: trainable scalars, output values and forward FLOPs per example (whole numbers from 0 up)."""
+    """One layer: trainable scalars, output values and forward FLOPs per example (whole numbers from 0 up).
+
+    kind: "kernel"; "elementwise", if each parameter acts on its own feature (BatchNormalization): a tensor split leaves
+    it with that feature; "view", if the output is the input's memory in another shape (Flatten): `kept` is then 0.
+    """
 
     name: str
     parameters: int
     outputs: int
     flops: int
+    kind: str = "kernel"
 
     def __post_init__(self):
         for field in ("parameters", "outputs", "flops"):
             value = whole_number(f"{field} of layer {self.name!r}", getattr(self, field))
             object.__setattr__(self, field, value)  # NumPy integers become Python's, which never overflow
+        one_of(f"kind of layer {self.name!r}", self.kind, KINDS)
+
+    @property
+    def kept(self):
+        return 0 if self.kind == "view" else self.outputs
+
+    @property
+    def splits(self):
+        return self.parameters > 0 and self.kind == "kernel"
 
 
 @dataclass(frozen=True)
@@ -51,8 +65,8 @@ class Memory:
         return {name: size / 2**20 for name, size in vars(self).items()}
 
     def __str__(self):
-        parts = " + ".join(f"{name} {_mib(size)}" for name, size in vars(self).items())
-        return f"{parts} = {_mib(self.total)}"
+        parts = " + ".join(f"{name} {mib(size)}" for name, size in vars(self).items())
+        return f"{parts} = {mib(self.total)}"
 
 
 @dataclass(frozen=True)
@@ -71,42 +85,28 @@ class StepTime:
         return self.communication / self.total
 
 
-@dataclass(frozen=True)
-class Recommendation:
-    """`strategy`: one of STRATEGIES or "nothing fits"; `devices_needed`: None if no number will do."""
-
-    strategy: str
-    devices_needed: int | None
-    reasons: tuple
-
-    def __str__(self):
-        needed = self.devices_needed
-        how_many = f"{needed:,} devices at least" if needed else "whatever the number of devices"
-        answer = "One device is enough" if needed == 1 else f"{self.strategy.capitalize()}: {how_many}"
-        lines = [textwrap.fill(each, 90, initial_indent="- ", subsequent_indent="  ") for each in self.reasons]
-        return "\n".join([f"{answer}.", *lines])
-
-
 def layer_costs(model):
     """The layers of a built Keras model, in order, as a list of LayerCost; input layers are left out.
 
     parameters: trainable scalars. outputs: values the layer produces for one example. flops: 2 per
     multiply-add of the forward pass on one example: 2 x kernel size x output positions for Conv2D and Dense
-    (without biases and activation functions), 0 for other layers. For other models write LayerCost by hand.
-    Raises ValueError if the model is not a built, plain stack of layers with fixed output shapes.
+    (without biases and activation functions), 0 for BatchNormalization and for layers without weights.
+    Raises ValueError if the model is not a built, plain stack of layers with fixed output shapes, or has other
+    layers with weights: write their LayerCost by hand.
     """
     if not getattr(model, "built", False) or not getattr(model, "layers", None):
         raise ValueError(f"model={model!r}: must be a built Keras model (give it an Input first)")
-    costs = []
+    costs, before = [], None
     for layer in model.layers:
         kind = type(layer).__name__
         if kind == "InputLayer":
             continue
         try:
-            shape = tuple(layer.output.shape)[1:]
+            shape, follows = tuple(layer.output.shape)[1:], before is None or layer.input is before
+            before = layer.output
         except (AttributeError, ValueError):  # no output, or several
-            shape = (None,)
-        if None in shape or hasattr(layer, "layers"):
+            shape, follows = (None,), False
+        if None in shape or hasattr(layer, "layers") or not follows:
             raise ValueError(
                 f"model={model.name!r}: must be a plain stack of layers with fixed output shapes, which layer "
                 f"{layer.name!r} does not fit: write its LayerCost by hand"
@@ -115,8 +115,14 @@ def layer_costs(model):
         if kind in ("Conv2D", "Dense"):
             kernel = tuple(layer.kernel.shape)  # (..., inputs, units)
             flops = 2 * math.prod(kernel) * (outputs // kernel[-1])
+        elif layer.weights and kind != "BatchNormalization":
+            raise ValueError(
+                f"model={model.name!r}: what layer {layer.name!r} computes is not known here, since it is a {kind}: "
+                "write its LayerCost by hand"
+            )
         parameters = sum(math.prod(weight.shape) for weight in layer.trainable_weights)
-        costs.append(LayerCost(layer.name, parameters, outputs, flops))
+        role = {"BatchNormalization": "elementwise", "Flatten": "view", "Reshape": "view"}.get(kind, "kernel")
+        costs.append(LayerCost(layer.name, parameters, outputs, flops, role))
     return costs
 
 
@@ -125,11 +131,13 @@ def memory(layers, strategy, devices, global_batch_size, optimizer="adam", bytes
 
     Weights and gradients: one value per parameter; optimizer: 0 ("sgd"), 1 ("momentum") or 2 ("adam") values
     (bookkeeping of Rajbhandari et al., ZeRO, 2020). Activations: each layer's output times the examples on
-    the device, kept for the backward pass. Left out: the input examples, the optimizer's few scalars,
-    non-trainable weights, work space.
+    the device, kept for the backward pass (a view keeps nothing). Left out: the input examples, the optimizer's
+    few scalars, non-trainable weights, work space (with ZeRO-3 the layer at work is whole for a moment).
 
     - one device: all on device 0; the others hold nothing.
     - data parallel: the whole model on each device, global_batch_size / devices examples on each.
+    - ZeRO-1, -2, -3 (Rajbhandari et al., 2020): data parallel, but each device keeps only its part of the optimizer's
+      values; of the gradients too (2); of the weights too (3: FSDP). Device d's part is what the ring leaves there.
     - layers split: consecutive layers on each device, the whole batch through all; a device also keeps the
       activations it received. `cuts` (read by this strategy only) lists the index of the first layer of each
       device but the first, such as [3]. By default the largest parameter count on a device is made least, and
@@ -140,13 +148,13 @@ def memory(layers, strategy, devices, global_batch_size, optimizer="adam", bytes
       before the first split) is whole on every device. Shares are cut as numpy.array_split does: if `devices`
       does not divide, the first ones get one value more.
 
-    Raises ValueError for nonsense, for a global batch that `devices` does not divide (data parallel), and for
+    Raises ValueError for nonsense, for a global batch that `devices` does not divide (data parallel, ZeRO), and for
     more devices than layers or cuts that are not devices - 1 growing layer indices (layers split).
     """
-    devices, batch, bytes_per_value, edges = _plan(layers, strategy, devices, global_batch_size, bytes_per_value, cuts)
+    devices, batch, bytes_per_value, edges = plan(layers, strategy, devices, global_batch_size, bytes_per_value, cuts)
     slots = OPTIMIZER_SLOTS[one_of("optimizer", optimizer, OPTIMIZER_SLOTS)]
     return [
-        _on_device(device, layers, strategy, devices, batch, slots, bytes_per_value, edges) for device in range(devices)
+        on_device(device, layers, strategy, devices, batch, slots, bytes_per_value, edges) for device in range(devices)
     ]
 
 
@@ -178,15 +186,17 @@ def wire_bytes(layers, strategy, devices, global_batch_size, algorithm="ring", b
 
     - one device: nothing.
     - data parallel: the all-reduce of the gradients, by `algorithm` (see all_reduce_bytes).
+    - ZeRO-1, ZeRO-2: the ring's two halves, gradients in the first, new weights in the second: as many bytes.
+      ZeRO-3: one half more, because the weights are gathered for the forward pass and again for the backward pass.
     - layers split: at each cut, the activations of the whole batch forward, as many bytes of gradients back.
     - tensor split (after Shoeybi et al., Megatron-LM, 2019): by `algorithm`, the all-reduce of each row-split
       layer's output (forward) and of the gradient of each column-split layer's input (backward; the first
       needs none). If the last output is split, a ring all-gather of it: device d sends all shares but d + 1.
 
-    Same arguments and errors as `memory`, and ValueError for an unknown `algorithm`.
+    Same arguments and errors as `memory`, and ValueError for an unknown `algorithm` (ZeRO: other than the ring).
     """
-    devices, batch, bytes_per_value, edges = _plan(layers, strategy, devices, global_batch_size, bytes_per_value, cuts)
-    one_of("algorithm", algorithm, ALGORITHMS)
+    devices, batch, bytes_per_value, edges = plan(layers, strategy, devices, global_batch_size, bytes_per_value, cuts)
+    one_of("algorithm", algorithm, ALGORITHMS if strategy not in ZERO else ("ring",))
     sent = [0] * devices
     sums, gathered, crossing = _traffic(layers, strategy, batch, edges)
     for device, elements in enumerate(crossing):
@@ -197,7 +207,8 @@ def wire_bytes(layers, strategy, devices, global_batch_size, algorithm="ring", b
             a + b for a, b in zip(sent, all_reduce_bytes(elements, devices, algorithm, bytes_per_value), strict=True)
         ]
     for device in range(devices):
-        sent[device] += (gathered - _share(gathered, devices, (device + 1) % devices)) * bytes_per_value
+        last = device + 1 + (strategy in ZERO)  # the next one's own part: all others pass through this device
+        sent[device] += (gathered - _share(gathered, devices, last % devices)) * bytes_per_value
     return sent
 
 
@@ -208,14 +219,14 @@ def step_time(
 
     flops_per_second: of one device. bandwidth: bytes/s that a device sends. latency: seconds per message.
     Compute: 3 x the forward FLOPs, as the backward pass takes about twice the forward (Amodei & Hernandez, AI
-    and Compute, 2018; Kaplan et al., 2020). Data parallel and tensor split divide it by `devices`; layers
-    split does not: without micro-batches one device works at a time (see pipeline_idle_share).
+    and Compute, 2018; Kaplan et al., 2020). Layers split leaves it whole, since without micro-batches one device
+    works at a time (see pipeline_idle_share); the others divide it by `devices`.
     Communication: b bytes take latency + b / bandwidth (the alpha-beta model: Hockney, 1994). Ring all-reduce
     of S bytes on N devices: 2 (N - 1) latency + 2 (N - 1) / N x S / bandwidth; all-gather: half (Thakur,
     Rabenseifner & Gropp, 2005; Patarasuk & Yuan, 2009). Layers split: two messages at each cut.
     Same arguments and errors as `memory`; ValueError too for rates below 1 or if no layer has FLOPs.
     """
-    devices, batch, bytes_per_value, edges = _plan(layers, strategy, devices, global_batch_size, bytes_per_value, cuts)
+    devices, batch, bytes_per_value, edges = plan(layers, strategy, devices, global_batch_size, bytes_per_value, cuts)
     finite_number("flops_per_second", flops_per_second, 1)
     finite_number("bandwidth", bandwidth, 1)
     finite_number("latency", latency)
@@ -225,7 +236,7 @@ def step_time(
     sums, gathered, crossing = _traffic(layers, strategy, batch, edges)
     messages = (devices - 1) * (2 * len(sums) + (gathered > 0)) + 2 * len(crossing)
     values = (devices - 1) / devices * (2 * sum(sums) + gathered) + 2 * sum(crossing)
-    if strategy in ("data parallel", "tensor split"):
+    if strategy not in ("one device", "layers split"):
         compute /= devices
     return StepTime(compute, messages * latency + values * bytes_per_value / bandwidth)
 
@@ -251,79 +262,7 @@ def gustafson(serial_share, devices):
     return whole_number("devices", devices, 1) - s * (devices - 1)
 
 
-def recommend(layers, device_memory_bytes, devices, global_batch_size, optimizer="adam", bytes_per_value=4):
-    """Which strategy lets this model train on at most `devices` devices of `device_memory_bytes` each.
-
-    Returns a Recommendation: the first that fits of one device, data parallel, layers split, tensor split, on
-    the fewest devices, by the arithmetic of `memory` with its default cut; else "nothing fits", with the
-    fewest devices on which one of them would. Combined strategies and states divided as in ZeRO are left out.
-    Same errors as `memory`, but `devices` need neither divide the batch nor be at most the number of layers.
-    """
-    devices, batch, bytes_per_value, edges = _plan(
-        layers, "one device", devices, global_batch_size, bytes_per_value, None
-    )
-    room = int(finite_number("device_memory_bytes", device_memory_bytes, 1))
-    slots = OPTIMIZER_SLOTS[one_of("optimizer", optimizer, OPTIMIZER_SLOTS)]
-
-    def fullest(strategy, count):  # Memory of the device that needs most: the first, unless layers are split
-        runs = _balanced(layers, count) if strategy == "layers split" else edges
-        held = [
-            _on_device(device, layers, strategy, count, batch, slots, bytes_per_value, runs)
-            for device in range(len(runs) - 1)
-        ]
-        return max(held, key=lambda one: one.total)
-
-    alone = fullest("one device", 1)
-    if alone.total <= room:
-        reasons = [f"It needs {alone}; the device has {_mib(room)}."]
-        if devices > 1:
-            sent = max(all_reduce_bytes(sum(x.parameters for x in layers), devices, "ring", bytes_per_value))
-            reasons.append(
-                "More devices only pay when compute outweighs communication: data parallel on "
-                f"{devices:,} leaves each 1/{devices:,} of the compute but {_mib(sent)} to send."
-            )
-        return Recommendation("one device", 1, tuple(reasons))
-    reasons = [f"One device would need {alone}: {_mib(alone.total - room)} more than its {_mib(room)}."]
-    spare = (room - alone.total + alone.activations) * batch
-    if spare >= alone.activations > 0:
-        reasons.append(f"With a global batch of at most {spare // alone.activations:,}, one device would do.")
-    finest = max(2, *(max(layer.parameters, layer.outputs) for layer in layers))  # one value a share
-    divisors = {d for n in range(1, math.isqrt(batch) + 1) if batch % n == 0 for d in (n, batch // n)}
-    found = []
-    for strategy, counts in (
-        ("data parallel", sorted(divisors - {1})),
-        ("layers split", range(2, len(layers) + 1)),
-        ("tensor split", range(2, finest + 1)),
-    ):
-        if strategy == "tensor split":  # too many to try; more devices never need more: search by halves
-            at = bisect.bisect_left(counts, True, key=lambda n: fullest("tensor split", n).total <= room)
-        else:
-            at = next((i for i, n in enumerate(counts) if fullest(strategy, n).total <= room), len(counts))
-        if at == len(counts):
-            most = counts[-1] if counts else 1
-            reasons.append(
-                f"{strategy.capitalize()} fits on no number of devices: even divided by {most:,}, "
-                f"the most possible, the fullest would need {fullest(strategy, most)}."
-            )
-            continue
-        found.append(counts[at])
-        reasons.append(
-            f"{strategy.capitalize()} needs {counts[at]:,} devices (available: {devices:,}): the "
-            f"fullest holds {fullest(strategy, counts[at])} and has {_mib(room)}."
-        )
-        if counts[at] <= devices:
-            sent = max(wire_bytes(layers, strategy, counts[at], batch, "ring", bytes_per_value))
-            reasons.append(f"In exchange, a device sends up to {_mib(sent)} a step.")
-            return Recommendation(strategy, counts[at], tuple(reasons))
-    reasons.append(
-        "Get more devices or larger ones, or make the batch or the model smaller."
-        if found
-        else "More devices will not help: get larger ones, or make the batch or the model smaller."
-    )
-    return Recommendation("nothing fits", min(found, default=None), tuple(reasons))
-
-
-def _mib(size):
+def mib(size):
     """A size in bytes as text: in MiB (2**20 bytes), or in bytes where MiB would read 0.00."""
     if size < 2**20 / 100:
         return f"{size:,} byte{'s' * (size != 1)}"
@@ -335,7 +274,7 @@ def _share(elements, parts, index):
     return elements // parts + (index < elements % parts)
 
 
-def _plan(layers, strategy, devices, batch, bytes_per_value, cuts):
+def plan(layers, strategy, devices, batch, bytes_per_value, cuts):
     """Check the arguments all share. Returns devices, batch and bytes_per_value as Python's integers, and the
     edges of the devices' runs of layers: [0, ..., len(layers)]."""
     if not isinstance(layers, (list, tuple)) or not layers or {type(x) for x in layers} != {LayerCost}:
@@ -344,7 +283,7 @@ def _plan(layers, strategy, devices, batch, bytes_per_value, cuts):
     devices, batch = whole_number("devices", devices, 1), whole_number("global_batch_size", batch, 1)
     bytes_per_value = whole_number("bytes_per_value", bytes_per_value, 1)
     edges = [0, len(layers)]
-    if strategy == "data parallel" and batch % devices:
+    if strategy in ("data parallel", *ZERO) and batch % devices:
         raise ValueError(
             f"global_batch_size={batch}: must be a multiple of devices ({devices}): "
             f"{-(-batch // devices) * devices} would do"
@@ -353,13 +292,13 @@ def _plan(layers, strategy, devices, batch, bytes_per_value, cuts):
         if devices > len(layers):
             raise ValueError(f"devices={devices}: must be at most {len(layers)}, the number of layers")
         inner = [whole_number("each of cuts", cut, 1) for cut in cuts] if isinstance(cuts, (list, tuple)) else [0]
-        edges = _balanced(layers, devices) if cuts is None else [0, *inner, len(layers)]
+        edges = balanced(layers, devices) if cuts is None else [0, *inner, len(layers)]
         if len(edges) != devices + 1 or any(a >= b for a, b in itertools.pairwise(edges)):
             raise ValueError(f"cuts={cuts!r}: must be {devices - 1} growing indices below {len(layers)}")
     return devices, batch, bytes_per_value, edges
 
 
-def _balanced(layers, devices):
+def balanced(layers, devices):
     """Edges of `devices` runs of layers whose largest parameter count is least (searched by halves)."""
 
     def fill(capacity):  # one device after the other, leaving at least one layer for each that follows
@@ -378,41 +317,45 @@ def _balanced(layers, devices):
 
 
 def _tensor_split(layers):
-    """For each layer, whether its output is split: a layer with parameters turns split to whole or back."""
-    return list(itertools.accumulate((layer.parameters > 0 for layer in layers), operator.ne))
+    """For each layer, whether its output is split: a kernel turns split to whole or back."""
+    return list(itertools.accumulate((layer.splits for layer in layers), operator.ne))
 
 
 def _traffic(layers, strategy, batch, edges):
     """Values in one step's all-reduces (a list), in its all-gather (or 0), and across each cut (a list)."""
-    if strategy == "data parallel":
-        return [sum(layer.parameters for layer in layers)], 0, []
+    if strategy in ("data parallel", *ZERO):
+        parameters = sum(x.parameters for x in layers)
+        return [parameters], parameters * (strategy == "ZeRO-3"), []
     if strategy != "tensor split":
         return [], 0, [layers[edge - 1].outputs * batch for edge in edges[1:-1]]
     splits, sums = _tensor_split(layers), []
     for index, layer in enumerate(layers):
-        if layer.parameters and not splits[index]:  # by rows: its partial outputs, forward
+        if layer.splits and not splits[index]:  # by rows: its partial outputs, forward
             sums.append(layer.outputs * batch)
-        elif layer.parameters and any(before.parameters for before in layers[:index]):  # by columns: backward
+        elif layer.splits and any(before.parameters for before in layers[:index]):  # by columns: backward
             sums.append(layers[index - 1].outputs * batch)
     return sums, layers[-1].outputs * batch * splits[-1], []
 
 
-def _on_device(device, layers, strategy, devices, batch, slots, bytes_per_value, edges):
+def on_device(device, layers, strategy, devices, batch, slots, bytes_per_value, edges):
     """The Memory of one device, by the conventions of `memory`."""
-    parameters, outputs = sum(layer.parameters for layer in layers), sum(layer.outputs for layer in layers)
+    parameters, outputs = sum(x.parameters for x in layers), sum(x.kept for x in layers)
+    part = parameters
     if strategy == "one device" and device:
-        parameters = outputs = 0
-    elif strategy == "data parallel":
+        parameters = part = outputs = 0
+    elif strategy in ("data parallel", *ZERO):
         batch //= devices
+        part = _share(parameters, devices, (device + 1) % devices)
     elif strategy == "layers split":
         first, last = edges[device], edges[device + 1]
-        parameters = sum(layer.parameters for layer in layers[first:last])
-        outputs = sum(layer.outputs for layer in layers[max(first - 1, 0) : last])
+        parameters = sum(x.parameters for x in layers[first:last])
+        outputs = sum(x.kept for x in layers[first:last]) + (layers[first - 1].outputs if first else 0)
     elif strategy == "tensor split":
-        parameters = sum(_share(layer.parameters, devices, device) for layer in layers)
-        outputs = sum(
-            _share(layer.outputs, devices, device) if split else layer.outputs
-            for layer, split in zip(layers, _tensor_split(layers), strict=True)
+        cut = list(zip(layers, _tensor_split(layers), strict=True))
+        parameters = sum(
+            _share(x.parameters, devices, device) if split or x.splits else x.parameters for x, split in cut
         )
-    size = parameters * bytes_per_value
-    return Memory(size, size, slots * size, outputs * batch * bytes_per_value)
+        outputs = sum(_share(x.kept, devices, device) if split else x.kept for x, split in cut)
+    divided = ZERO.index(strategy) + 1 if strategy in ZERO else 0
+    weights, gradients, state = ((part if divided > k else parameters) * bytes_per_value for k in (2, 1, 0))
+    return Memory(weights, gradients, slots * state, outputs * batch * bytes_per_value)

@@ -1,0 +1,40 @@
+"""Arithmetic on paper: what each device holds and sends, how long a step takes, and which strategy to choose."""
+
+from course_utils.planner.advice import Recommendation, recommend
+from course_utils.planner.costs import (
+    ALGORITHMS,
+    OPTIMIZER_SLOTS,
+    STRATEGIES,
+    ZERO,
+    LayerCost,
+    Memory,
+    StepTime,
+    all_reduce_bytes,
+    amdahl,
+    gustafson,
+    layer_costs,
+    memory,
+    pipeline_idle_share,
+    step_time,
+    wire_bytes,
+)
+
+__all__ = [
+    "ALGORITHMS",
+    "OPTIMIZER_SLOTS",
+    "STRATEGIES",
+    "ZERO",
+    "LayerCost",
+    "Memory",
+    "Recommendation",
+    "StepTime",
+    "all_reduce_bytes",
+    "amdahl",
+    "gustafson",
+    "layer_costs",
+    "memory",
+    "pipeline_idle_share",
+    "recommend",
+    "step_time",
+    "wire_bytes",
+]
