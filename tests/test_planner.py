@@ -536,6 +536,17 @@ def test_zero_takes_the_time_of_its_halves():
         planner.wire_bytes(LAYERS, "ZeRO-2", 4, 64, "gather")
 
 
+def test_overlap_hides_communication_behind_the_backward_pass():
+    step = planner.StepTime(compute=3.0, communication=1.0)
+    assert step.overlapped(1) == step.total == 4
+    assert step.overlapped(4) == pytest.approx(3.25)  # only the last quarter is left after the backward pass
+    slow = planner.StepTime(compute=3.0, communication=8.0)
+    assert slow.overlapped(4) == pytest.approx(1.5 + 8)  # the network is busy from the first bucket on
+    assert planner.StepTime(0.0, 8.0).overlapped(4) == 8
+    with pytest.raises(ValueError, match=r"^buckets=0: must be"):
+        step.overlapped(0)
+
+
 # Kinds of layers
 
 

@@ -84,6 +84,14 @@ class StepTime:
     def communication_share(self):
         return self.communication / self.total
 
+    def overlapped(self, buckets):
+        """Seconds if each of `buckets` equal parts of the gradients travels as soon as it is there, behind the rest of
+        the backward pass, which is two thirds of `compute` (PyTorch's DDP: Li et al., 2020). With 1, `total`."""
+        end = 0.0
+        for bucket in range(1, whole_number("buckets", buckets, 1) + 1):
+            end = max(end, self.compute * (1 + 2 * bucket / buckets) / 3) + self.communication / buckets
+        return end
+
 
 def layer_costs(model):
     """The layers of a built Keras model, in order, as a list of LayerCost; input layers are left out.
