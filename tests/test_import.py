@@ -14,6 +14,7 @@ import jupyter_client
 import keras
 import numpy as np
 import pytest
+from packaging.version import Version
 
 from course_utils import quiet_logs
 
@@ -184,7 +185,7 @@ def test_false_alarm_of_fit_is_quiet():
         return [str(each.message) for each in caught if "shuffle" in str(each.message)]
 
     assert not alarms(quiet_logs)
-    if keras.version() >= "3.15":
+    if Version(keras.version()) >= Version("3.15"):
         assert alarms(lambda: None), "Keras has stopped warning: the filter can go"
 
 
