@@ -55,12 +55,16 @@ compatibility: $(READY) .venv-colab/cpu/ready
 	$(BIN)/python tools/compatibility.py --check
 	.venv-colab/cpu/bin/python tools/compatibility.py --check
 
+define environment  # in $(@D), from the first prerequisite
+	$(PYTHON) -m venv $(@D)
+	$(@D)/bin/python -m pip install --disable-pip-version-check --quiet --requirement $<
+	@touch $@
+endef
+
 .venv-colab/%/ready: PYTHON := python3.13
 .venv-colab/%/ready: tests/colab/%.txt
 	@$(PYTHON) -c 'import ensurepip, sys, venv; sys.exit(sys.version_info[:2] != (3, 13))' || { echo "Colab has Python 3.13, and $(PYTHON) is none: make colab PYTHON=/path/to/python3.13" >&2; exit 1; }
-	$(PYTHON) -m venv .venv-colab/$*
-	.venv-colab/$*/bin/python -m pip install --disable-pip-version-check --quiet --requirement $<
-	@touch $@
+	$(environment)
 
 browser: export CUDA_VISIBLE_DEVICES := -1
 browser: .venv/ready-browser site
@@ -77,9 +81,7 @@ site: .venv-site/ready
 
 .venv-site/ready: site/requirements.txt
 	@test -n "$(PYTHON)" || { echo "make site needs Python 3.11, 3.12 or 3.13 with venv and ensurepip: make site PYTHON=/path/to/python" >&2; exit 1; }
-	$(PYTHON) -m venv .venv-site
-	.venv-site/bin/python -m pip install --disable-pip-version-check --quiet --requirement $<
-	@touch $@
+	$(environment)
 
 test-gpu: $(READY)
 	@$(BIN)/python -c "import course_utils, sys, tensorflow as tf; sys.exit(None if tf.config.list_physical_devices('GPU') else 'TensorFlow sees no GPU here: make test runs everything without one')"

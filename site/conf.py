@@ -7,7 +7,10 @@ import sys
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "tools"))
-REPOSITORY, REVISION = [*(ROOT / "tools" / "repository.txt").read_text(encoding="utf-8").split(), "main"][:2]
+
+import publish  # noqa: E402
+
+REPOSITORY, REVISION = publish.published()
 
 project = html_title = "Distributed training with TensorFlow"
 html_short_title = "The course"

@@ -14,15 +14,12 @@ import keras
 import nbformat
 import numpy as np
 import pytest
+from cells import set_up_on_colab
 
 from course_utils import data, environment, proofs
 from course_utils.cluster import build_tf_config, check_tf_config, run_in_process
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT / "tools"))
-
-import publish  # noqa: E402
-
 PAGE = (ROOT / "notebooks" / "errors.md").read_text(encoding="utf-8")
 pytestmark = pytest.mark.skipif(os.name == "nt", reason="bash, and git's file:// addresses, as POSIX has them")
 TEXTS = [line for box in re.findall(r"^```text\n(.*?)^```", PAGE, re.M | re.S) for line in box.splitlines()]
@@ -48,11 +45,8 @@ def set_up(repository):
     """What a notebook's first cell says on Colab, where github.com cannot be reached."""
 
     def run(tmp_path, monkeypatch):
-        cell = nbformat.read(ROOT / "notebooks" / "01_one_device_strategy.ipynb", as_version=4).cells[1].source
-        source = publish.rewritten(cell, repository)
         (tmp_path / "gitconfig").write_text(f'[url "file://{tmp_path}/"]\n  insteadOf = https://github.com/\n')
-        monkeypatch.setenv("GIT_CONFIG_GLOBAL", str(tmp_path / "gitconfig"))
-        return python("import sys; sys.modules['google.colab'] = sys\n" + source)(tmp_path, monkeypatch)
+        return set_up_on_colab(tmp_path, repository).stderr
 
     return run
 

@@ -10,6 +10,7 @@ import sys
 
 import nbformat
 import pytest
+from cells import set_up_on_colab
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 NOTEBOOK = ROOT / "notebooks" / "01_one_device_strategy.ipynb"
@@ -49,25 +50,6 @@ def test_an_altered_output_fails(tmp_path):
     output.text = output.text.replace("CPU:0", "CPU:1")
     altered = nbval(notebook, tmp_path)
     assert altered.returncode == 1 and "1 failed" in altered.stdout, altered.stdout
-
-
-def set_up_on_colab(folder, repository="OWNER/NAME", revision="main"):
-    source = nbformat.read(NOTEBOOK, as_version=4).cells[1].source
-    source = publish.rewritten(source, repository, revision)
-    fake_colab = "import sys, types; sys.modules['google.colab'] = types.ModuleType('google.colab')\n"
-    environment = os.environ | {
-        "GIT_TERMINAL_PROMPT": "0",
-        "GIT_CONFIG_NOSYSTEM": "1",
-        "GIT_CONFIG_GLOBAL": str(folder / "gitconfig"),
-    }
-    return subprocess.run(
-        [sys.executable, "-c", fake_colab + source],
-        cwd=folder,
-        capture_output=True,
-        text=True,
-        timeout=60,
-        env=environment,
-    )
 
 
 def test_set_up_on_colab_says_when_the_repository_is_unset(tmp_path):
@@ -131,6 +113,9 @@ def test_publish_rewrites_every_place(tmp_path, capsys):
     assert "github/somebody/a.course-2/blob/main/notebooks/01_one" in "".join(cells[0]["source"])
     assert 'REPOSITORY, REVISION = "somebody/a.course-2", "main"' in "".join(cells[1]["source"])
     assert 'REPOSITORY == "OWNER/NAME"' in "".join(cells[1]["source"])
+    assert "github.com/somebody/a.course-2/blob/main/notebooks/errors.md" in "".join(cells[-1]["source"])
+    foreign = "see https://github.com/keras-team/keras/blob/master/README.md"
+    assert publish.rewritten(foreign, "somebody/a.course-2", "v1") == foreign
     readme = (root / "README.md").read_text(encoding="utf-8")
     assert "git clone https://github.com/somebody/a.course-2" in readme and "github/OWNER/NAME" not in readme
     (root / "tools" / "repository.txt").write_text("somebody/else\n")

@@ -79,8 +79,8 @@ def loop(strategy, option, batch_size):
     import keras
     import tensorflow as tf
 
-    if option == "gradient accumulation":
-        batch_size *= 2
+    accumulate, several = option == "gradient accumulation", SEVERAL if option == "several steps a call" else 1
+    batch_size *= 1 + accumulate
     with strategy.scope():
         model, optimizer = new_model(keras, option), keras.optimizers.SGD(RATE)
         optimizer.build(model.trainable_variables)
@@ -93,19 +93,21 @@ def loop(strategy, option, batch_size):
         return tape.gradient(loss, model.trainable_variables)
 
     def step(images, labels):
-        found = gradients(images[::2], labels[::2]) if option == "gradient accumulation" else gradients(images, labels)
-        if option == "gradient accumulation":
-            found = [one + two for one, two in zip(found, gradients(images[1::2], labels[1::2]), strict=True)]
+        if accumulate:
+            halves = gradients(images[::2], labels[::2]), gradients(images[1::2], labels[1::2])
+            found = [one + two for one, two in zip(*halves, strict=True)]
+        else:
+            found = gradients(images, labels)
         optimizer.apply_gradients(zip(found, model.trainable_variables, strict=True))
 
     step = tf.function(step, jit_compile=option == "XLA")
 
     @tf.function
     def call(iterator):
-        for _ in tf.range(SEVERAL if option == "several steps a call" else 1):
+        for _ in tf.range(several):
             strategy.run(step, args=next(iterator))
 
-    calls = BATCHES * BATCH_SIZE // batch_size // (SEVERAL if option == "several steps a call" else 1)
+    calls = BATCHES * BATCH_SIZE // batch_size // several
     if isinstance(strategy, tf.distribute.ParameterServerStrategy):
         coordinator = tf.distribute.coordinator.ClusterCoordinator(strategy)
         iterator = iter(coordinator.create_per_worker_dataset(lambda: batches(batch_size)))
@@ -132,9 +134,6 @@ def on_workers(way, option):
 
 
 def with_parameter_server(way, option):
-    import json
-    import os
-
     import tensorflow as tf
 
     config = json.loads(os.environ["TF_CONFIG"])

@@ -16,6 +16,7 @@ import re
 import sys
 
 import nbformat
+import publish
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 NAMES = {
@@ -59,12 +60,12 @@ def around(name, names):
     before, after = (names[place - 1] if place else None), (names[place + 1] if place + 1 < len(names) else None)
     arrows = {before: "← {} {}", after: "{} {} →"}
     ways = [f"[{arrows[each].format(each[:2], NAMES[each[:2]])}](%s{each}.ipynb)" for each in (before, after) if each]
-    pages = [f"[{page}](%s{page}.md)" for page in ("errors", "glossary")]
-    own = "[exercises](#Exercises) · [its errors](#Errors-you-may-meet)"
-    top = " · ".join([*(way % "" for way in ways), own, pages[0] % "", pages[1] % ""])
-    top = top.replace("[errors]", "[all errors]")
-    colab = " · ".join([way % f"{COLAB}/" for way in ways] + [page % f"{GITHUB}/" for page in pages])
-    return top, f"{' · '.join(way % '' for way in ways)} · the [map of the course](../README.md)\n\nOn Colab: {colab}"
+    here = [way % "" for way in ways]
+    own = ["[exercises](#Exercises)", "[its errors](#Errors-you-may-meet)"]
+    top = [*here, *own, "[all errors](errors.md)", "[glossary](glossary.md)"]
+    bottom = [*here, "the [map of the course](../README.md)"]
+    colab = [way % f"{COLAB}/" for way in ways] + [f"[{page}]({GITHUB}/{page}.md)" for page in ("errors", "glossary")]
+    return " · ".join(top), f"{' · '.join(bottom)}\n\nOn Colab: {' · '.join(colab)}"
 
 
 def versions():
@@ -118,7 +119,7 @@ def derived(root=ROOT):
     names = sorted(path.stem for path in (root / "notebooks").glob("*.ipynb"))
     seconds = json.loads((root / "tools" / "seconds.json").read_text(encoding="utf-8"))
     notebooks = {name: nbformat.read(root / "notebooks" / f"{name}.ipynb", as_version=4) for name in names}
-    repository, revision = [*(root / "tools" / "repository.txt").read_text(encoding="utf-8").split(), "main"][:2]
+    repository, revision = publish.published(root)
     readme = (root / "README.md").read_text(encoding="utf-8")
     for name, notebook in notebooks.items():
         cells = {cell.id: cell for cell in notebook.cells}
@@ -132,7 +133,7 @@ def derived(root=ROOT):
         )
         cells["title"].source = re.sub(r"(?<=</a>\n\n)\[.*\n", lambda _, top=top: top + "\n", first)
         ends = cells["next"].source.partition("\n\n[")[0].rstrip() + "\n\n" + bottom
-        cells["next"].source = re.sub("(?<=/)OWNER/NAME/blob/main", f"{repository}/blob/{revision}", ends)
+        cells["next"].source = publish.rewritten(ends, repository, revision)
         row = rf"(\| \[{name[:2]} .*? \| )\d+ \([\d.]+\)( \| )"
         readme = re.sub(row, rf"\g<1>{minutes(notebook)} ({computed:g})\g<2>", readme)
         yield root / "notebooks" / f"{name}.ipynb", nbformat.writes(notebook) + "\n"

@@ -17,10 +17,13 @@ import urllib.parse
 import urllib.request
 
 import nbformat
+import publish
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 PLACE = pathlib.Path(__file__).with_suffix(".txt")
-OWN = re.compile(r"https://(?:colab\.research\.google\.com/github|github\.com)/[\w.-]+/[\w.-]+/blob/")  # by publish.py
+OWN = tuple(
+    f"https://{host}/{publish.published()[0]}/blob/" for host in ("colab.research.google.com/github", "github.com")
+)
 
 
 def pages(root=ROOT):
@@ -65,7 +68,7 @@ def broken(page):
 
 
 def external(page):
-    return [url for pair in targets(page) for url in pair if url.startswith("http") and not OWN.match(url)]
+    return [url for pair in targets(page) for url in pair if url.startswith("http") and not url.startswith(OWN)]
 
 
 def used():

@@ -20,14 +20,19 @@ REVISION = r"[\w.-]+"
 DERIVED = {  # a pattern, and whether the repository or the revision stands there
     rf"(?<=colab\.research\.google\.com/github/){NAME}(?=/blob/)": 0,
     rf"(colab\.research\.google\.com/github/{NAME}/blob/)({REVISION})(?=/)": 1,
-    rf"(?<=/github\.com/){NAME}(?=/blob/)": 0,
-    rf"(/github\.com/{NAME}/blob/)({REVISION})(?=/)": 1,
+    rf"(?<=/github\.com/){NAME}(?=/blob/{REVISION}/notebooks/(?:errors|glossary)\.md)": 0,
+    rf"(/github\.com/{NAME}/blob/)({REVISION})(?=/notebooks/(?:errors|glossary)\.md)": 1,
     rf"(?<=git clone https://github\.com/){NAME}": 0,
     rf'(?<=REPOSITORY, REVISION = "){NAME}(?=")': 0,
     rf'(REPOSITORY, REVISION = "{NAME}", ")({REVISION})(?=")': 1,
     rf'(?<=REPOSITORY, REVISION = \\"){NAME}(?=\\")': 0,  # the same in a notebook's JSON
     rf'(REPOSITORY, REVISION = \\"{NAME}\\", \\")({REVISION})(?=\\")': 1,
 }
+
+
+def published(root=ROOT):
+    """The repository, and the branch or tag, that tools/repository.txt names."""
+    return [*(root / "tools" / "repository.txt").read_text(encoding="utf-8").split(), "main"][:2]
 
 
 def rewritten(text, repository, revision="main"):
@@ -40,15 +45,14 @@ def main(arguments, root=ROOT):
     if arguments in (["-h"], ["--help"]):
         print(__doc__)
         return 0
-    place = root / "tools" / "repository.txt"
     check = arguments[:1] == ["--check"]
     given = arguments[check:]
     if not all(map(re.fullmatch, (NAME, REVISION), given)) or len(given) > 2 - check:
         print(f"publish.py: {' '.join(given)!r} is not OWNER/NAME, a GitHub user and a repository", file=sys.stderr)
         return 2
     if given and not check:
-        place.write_text(" ".join(given) + "\n", encoding="utf-8")
-    repository, revision = [*place.read_text(encoding="utf-8").split(), "main"][:2]
+        (root / "tools" / "repository.txt").write_text(" ".join(given) + "\n", encoding="utf-8")
+    repository, revision = published(root)
     wrong = []
     for path in [root / "README.md", *sorted((root / "notebooks").glob("*.ipynb"))]:
         text = path.read_text(encoding="utf-8")
