@@ -115,4 +115,10 @@ def make_dataset(
     if shuffle and reshuffle:
         dataset = dataset.shuffle(count, seed=seed)
     dataset = dataset.batch(global_batch_size, drop_remainder=drop_remainder)
-    return dataset.prefetch(tf.data.AUTOTUNE) if prefetch else dataset
+    if prefetch:
+        dataset = dataset.prefetch(tf.data.AUTOTUNE)
+    # Autotuning has nothing to tune here, and its thread can hold up the end of an iterator for as long as that lived,
+    # a minute at most (seen in TensorFlow 2.20 and 2.21 on a busy machine).
+    options = tf.data.Options()
+    options.autotune.enabled = False
+    return dataset.with_options(options)

@@ -323,6 +323,13 @@ CASES = {
         "One worker waits",
         [*ROWS, *WORDS.values(), "milliseconds"],
     ),
+    "timeline with numbers": (
+        lambda title: plots.timeline(
+            {"stage 0": [(0, 9, "waiting"), *((k, 1, "compute", f"n{k}") for k in range(4))]}, title, WORDS
+        ),
+        "All forward, then all backward",
+        ["stage 0", "n0", "n3"],
+    ),
     "timeline of one row": (
         lambda title: plots.timeline({"CPU:0": [(0, 2, "compute")]}, title, WORDS, "seconds"),
         "One row",
@@ -717,6 +724,12 @@ def test_timeline():
     }  # fmt: skip
     (legend,) = figure.findobj(Legend)
     assert [hexed(patch.get_facecolor()) for patch in legend.get_patches()] == colours(*WORDS)
+
+
+def test_timeline_numbers_stand_in_their_spans():
+    (axes,) = drawn("timeline with numbers")[0].axes
+    places = {text.get_text(): text.get_position() for text in axes.texts if text.get_text()}
+    assert places == {f"n{k}": (k + 0.5, 0) for k in range(4)}
 
 
 def test_looks_that_mean_something():

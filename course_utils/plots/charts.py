@@ -148,6 +148,7 @@ def histogram(groups, x, y, title, what="compute"):
 def timeline(rows, title, labels, unit="milliseconds"):
     """Who does what when. rows: `{name: [(start, duration, what), …]}`, what a key of COLOURS.
 
+    Later spans cover earlier ones. A fourth element is a short text to stand in the span, such as a number.
     labels: `{what: word}` for the legend.
     """
     from matplotlib.patches import Patch
@@ -155,8 +156,9 @@ def timeline(rows, title, labels, unit="milliseconds"):
     _needs("rows", rows)
     figure, axes = style.new_axes(title, 1.5 + 0.5 * len(rows))
     for i, spans in enumerate(rows.values()):
-        for start, duration, what in spans:
+        for start, duration, what, *text in spans:
             axes.broken_barh([(start, duration)], (i - 0.36, 0.72), facecolor=style.colour(what), edgecolor="white")
+            axes.text(start + duration / 2, i, *text or [""], ha="center", va="center", color="white", fontsize=9)
     _rows(axes, list(rows), unit)
     axes.set_xlim(left=0)
     style.legend(figure, {word: Patch(facecolor=style.colour(what)) for what, word in labels.items()})
