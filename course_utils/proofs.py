@@ -5,6 +5,9 @@ import re
 
 from course_utils.arguments import finite_number
 
+MADE = []
+"""What `same` has found so far in this process, for a figure: (claim, largest difference, tolerance), tolerance > 0."""
+
 
 class Difference(float):
     """A measured difference. A notebook does not echo it at the end of a cell: its digits are this machine's own."""
@@ -36,6 +39,8 @@ def same(a, b, tolerance, what):
         raise AssertionError(f"{what}: ✗ max |Δ| = {difference:.3g}, which is not ≤ {tolerance:g}")
     if tolerance == 0 and any(x.tobytes() != y.tobytes() for x, y in zip(a, b, strict=True)):
         raise AssertionError(f"{what}: ✗ equal numbers, but not equal bits (0.0 and -0.0)")
+    if tolerance:
+        MADE.append((what, difference, tolerance))
     print(f"{what}: {'bit-identical' if tolerance == 0 else f'max |Δ| ≤ {tolerance:g}'} ✓")
     return difference
 

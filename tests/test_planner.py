@@ -27,7 +27,7 @@ LAYERS = [
     LayerCost("logits", LOGITS, 10, 2 * 128 * 10),
 ]
 SEEN = [
-    dataclasses.replace(each, kind="view") if each.name == "flatten" else each for each in LAYERS
+    dataclasses.replace(each, kind="view", kept=0) if each.name == "flatten" else each for each in LAYERS
 ]  # as in the model
 FLOPS = 389_376 + 1_384_448 + 2_560  # 1,776,384
 SPEED = {"flops_per_second": 1e9, "bandwidth": 1e8, "latency": 1e-3}
@@ -426,10 +426,10 @@ def test_recommend_counts_every_byte():
     advice = planner.recommend(LAYERS, ONE - 1, 4, 64)
     assert (advice.strategy, advice.devices_needed) == ("data parallel", 2)
     assert "= 18.54 MiB: 1 byte more than its 18.54 MiB." in advice.reasons[0]
-    assert "batch of at most 63" in advice.reasons[1]
+    assert "With at most 63 examples at a time" in advice.reasons[1] and "in 2 parts" in advice.reasons[1]
     assert planner.memory(LAYERS, "one device", 1, 63)[0].total <= ONE - 1
     for room, said in ((16 * ALL + 4 * OUTPUTS - 1, False), (16 * ALL + 4 * OUTPUTS, True)):
-        assert ("batch of at most 1," in str(planner.recommend(LAYERS, room, 4, 64))) == said
+        assert ("at most 1 examples at a time" in str(planner.recommend(LAYERS, room, 4, 64))) == said
         assert "at most 0" not in str(planner.recommend(LAYERS, room, 4, 64))
 
 
@@ -455,7 +455,9 @@ def test_recommend(room, devices, batch, strategy, needed):
     text = unwrapped(advice)
     assert all(reason in text for reason in advice.reasons) and "MiB" in text
     assert max(map(len, str(advice).splitlines())) <= 90
-    assert ("With a global batch of at most 27," in text) == (room == 14 * MIB)  # (14 - 10.59) x 64 / 7.96
+    assert ("With at most 27 examples at a time" in text.replace("\n  ", " ")) == (
+        room == 14 * MIB
+    )  # (14 - 10.59) x 64 / 7.96
     if strategy == "nothing fits":
         assert text.startswith(
             f"Nothing fits: {needed} devices at least." if needed else "Nothing fits: whatever the number of devices."
@@ -484,7 +486,7 @@ def test_recommend_a_large_transformer():
     # a block: 16 x 12 x 12,288**2 bytes = 27,648 MiB of state, 960 MiB of activations; 80 GiB hold 2 blocks
     advice = planner.recommend(layers, 80 * 2**30, 64, 1)
     assert (advice.strategy, advice.devices_needed) == ("layers split", 48)
-    assert "weights 663,552 MiB" in advice.reasons[0]
+    assert "weights 648.0 GiB" in advice.reasons[0]
     assert planner.recommend(layers, 80 * 2**30, 32, 1).strategy == "nothing fits"
 
 
@@ -568,6 +570,38 @@ def test_a_tensor_split_leaves_normalization_with_its_features():
 def test_a_layer_without_weights_in_front_needs_no_gradient():
     first = [LayerCost("rescale", 0, 8, 0), LayerCost("one", 64, 8, 1), LayerCost("two", 64, 8, 1)]
     assert planner.wire_bytes(first, "tensor split", 2, 1) == planner.wire_bytes(first[1:], "tensor split", 2, 1)
+
+
+def test_a_layer_may_keep_more_than_it_puts_out():
+    block = planner.LayerCost("block", 12, 10, 100, kept=160)
+    held = planner.memory([block, block], "layers split", 2, 3)
+    assert [each.activations for each in held] == [3 * 4 * 160, 3 * 4 * (160 + 10)]
+    assert planner.wire_bytes([block, block], "layers split", 2, 3) == [3 * 4 * 10] * 2
+    with pytest.raises(ValueError, match="kept of layer 'block'=-1"):
+        planner.LayerCost("block", 12, 10, 100, kept=-1)
+
+
+def test_checkpointed_keeps_the_last_output_of_each_segment_and_computes_once_more():
+    blocks = [planner.LayerCost(f"block {i}", 12, 10, 99, kept=160) for i in range(5)]
+    two = planner.checkpointed(blocks, 2)
+    assert [(each.name, each.parameters, each.outputs, each.kept) for each in two] == [
+        ("block 0 to block 2", 36, 10, 10), ("block 3 to block 4", 24, 10, 10)
+    ]  # fmt: skip
+    each = planner.checkpointed(blocks, 5)
+    assert [(one.name, one.kept, one.flops) for one in each] == [(f"block {i}", 10, 132) for i in range(5)]
+    rates = {"flops_per_second": 1e3, "bandwidth": 1e3, "latency": 0}
+    plain, again = (planner.step_time(costs, "one device", 1, 6, **rates).compute for costs in (blocks, each))
+    assert (plain, again) == (3 * 5 * 99 * 6 / 1e3, 4 * 5 * 99 * 6 / 1e3)
+    assert [planner.memory(costs, "one device", 1, 6)[0].activations for costs in (blocks, two)] == [19200, 480]
+    for segments in (0, 6, 1.5):
+        with pytest.raises(ValueError, match=f"segments={segments}: must be a whole number from 1 to 5"):
+            planner.checkpointed(blocks, segments)
+
+
+def test_memory_in_larger_units():
+    held = planner.Memory(2**30, 0, 2**29, 3 * 2**30)
+    assert held.gib == {"weights": 1, "gradients": 0, "optimizer": 0.5, "activations": 3}
+    assert str(planner.Memory(10 * 2**30, 0, 0, 0)).startswith("weights 10.0 GiB + gradients 0 bytes")
 
 
 def test_a_view_keeps_nothing_but_is_sent():

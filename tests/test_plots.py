@@ -323,6 +323,16 @@ CASES = {
         "One worker waits",
         [*ROWS, *WORDS.values(), "milliseconds"],
     ),
+    "bars cut off": (
+        lambda title: plots.bars(
+            {"one device": {"weights": 50, "activations": 950}, "ZeRO": {"weights": 20, "activations": 30}},
+            "GiB",
+            title,
+            across={"what a device has": 80},
+        ),
+        "Some are far too long",
+        ["what a device has", "1,000 …", "50", "weights"],
+    ),
     "timeline with numbers": (
         lambda title: plots.timeline(
             {"stage 0": [(0, 9, "waiting"), *((k, 1, "compute", f"n{k}") for k in range(4))]}, title, WORDS
@@ -724,6 +734,12 @@ def test_timeline():
     }  # fmt: skip
     (legend,) = figure.findobj(Legend)
     assert [hexed(patch.get_facecolor()) for patch in legend.get_patches()] == colours(*WORDS)
+
+
+def test_bars_end_at_three_times_the_line():
+    (axes,) = drawn("bars cut off")[0].axes
+    assert axes.get_xlim() == (0, 240)
+    assert [line.get_xdata() for line in axes.lines] == [[80, 80]]
 
 
 def test_timeline_numbers_stand_in_their_spans():

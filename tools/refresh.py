@@ -78,6 +78,7 @@ def _normal_outputs(outputs, count):
             output.execution_count = count
         if output.output_type == "error":
             output.traceback = [f"{output.ename}: {output.evalue}"]  # the frames name this machine's files
+        output.get("data", {}).pop("application/vnd.jupyter.widget-view+json", None)  # lives with its kernel only
         if "metadata" in output:
             output.metadata = nbformat.from_dict({})
         normal.append(output)

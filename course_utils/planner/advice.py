@@ -67,7 +67,11 @@ def recommend(layers, device_memory_bytes, devices, global_batch_size, optimizer
     reasons = [f"One device would need {alone}: {mib(alone.total - room)} more than its {mib(room)}."]
     spare = (room - alone.total + alone.activations) * batch
     if spare >= alone.activations > 0:
-        reasons.append(f"With a global batch of at most {spare // alone.activations:,}, one device would do.")
+        part = spare // alone.activations
+        reasons.append(
+            f"With at most {part:,} examples at a time, one device would do: take the batch in {-(-batch // part):,} "
+            "parts, one after the other, and accumulate their gradients."
+        )
     finest = max(2, *(max(layer.parameters, layer.outputs) for layer in layers))  # one value a share
     divisors = {d for n in range(1, math.isqrt(batch) + 1) if batch % n == 0 for d in (n, batch // n)}
     found = []

@@ -23,7 +23,8 @@ class LayerCost:
     """One layer: trainable scalars, output values and forward FLOPs per example (whole numbers from 0 up).
 
     kind: "kernel"; "elementwise", if each parameter acts on its own feature (BatchNormalization): a tensor split leaves
-    it with that feature; "view", if the output is the input's memory in another shape (Flatten): `kept` is then 0.
+    it with that feature; "view", if the output is the input's memory in another shape (Flatten).
+    kept: values per example that the backward pass needs again; by default the outputs, of a view none.
     """
 
     name: str
@@ -31,16 +32,15 @@ class LayerCost:
     outputs: int
     flops: int
     kind: str = "kernel"
+    kept: int | None = None
 
     def __post_init__(self):
-        for field in ("parameters", "outputs", "flops"):
+        one_of(f"kind of layer {self.name!r}", self.kind, KINDS)
+        if self.kept is None:
+            object.__setattr__(self, "kept", 0 if self.kind == "view" else self.outputs)
+        for field in ("parameters", "outputs", "flops", "kept"):
             value = whole_number(f"{field} of layer {self.name!r}", getattr(self, field))
             object.__setattr__(self, field, value)  # NumPy integers become Python's, which never overflow
-        one_of(f"kind of layer {self.name!r}", self.kind, KINDS)
-
-    @property
-    def kept(self):
-        return 0 if self.kind == "view" else self.outputs
 
     @property
     def splits(self):
@@ -49,7 +49,7 @@ class LayerCost:
 
 @dataclass(frozen=True)
 class Memory:
-    """Bytes on one device while it trains; `total` is their sum, `mib` the parts in MiB, `str()` all of it in words."""
+    """Bytes on one device while it trains; `total` is their sum, `mib` and `gib` the parts in MiB and GiB."""
 
     weights: int
     gradients: int
@@ -63,6 +63,10 @@ class Memory:
     @property
     def mib(self):
         return {name: size / 2**20 for name, size in vars(self).items()}
+
+    @property
+    def gib(self):
+        return {name: size / 2**30 for name, size in vars(self).items()}
 
     def __str__(self):
         parts = " + ".join(f"{name} {mib(size)}" for name, size in vars(self).items())
@@ -132,6 +136,25 @@ def layer_costs(model):
         role = {"BatchNormalization": "elementwise", "Flatten": "view", "Reshape": "view"}.get(kind, "kernel")
         costs.append(LayerCost(layer.name, parameters, outputs, flops, role))
     return costs
+
+
+def checkpointed(layers, segments):
+    """The layers as activation checkpointing makes them (Chen et al., 2016): `segments` LayerCost, each a run of layers
+    of which only the last output is kept.
+
+    The rest is computed again in the backward pass: one more forward pass, so that a step of three becomes one of four.
+    Left out: the segment at work, whose activations are all there for a moment. Raises ValueError for nonsense.
+    """
+    plan(layers, "one device", 1, 1, 1, None)
+    segments = whole_number("segments", segments, 1, len(layers), "the number of layers")
+    sizes = [_share(len(layers), segments, index) for index in range(segments)]
+    rest, runs = iter(layers), []
+    for size in sizes:
+        run = list(itertools.islice(rest, size))
+        name = run[0].name if size == 1 else f"{run[0].name} to {run[-1].name}"
+        again = -(-4 * sum(layer.flops for layer in run) // 3)
+        runs.append(LayerCost(name, sum(layer.parameters for layer in run), run[-1].outputs, again))
+    return runs
 
 
 def memory(layers, strategy, devices, global_batch_size, optimizer="adam", bytes_per_value=4, cuts=None):
@@ -271,9 +294,11 @@ def gustafson(serial_share, devices):
 
 
 def mib(size):
-    """A size in bytes as text: in MiB (2**20 bytes), or in bytes where MiB would read 0.00."""
+    """A size in bytes as text: in MiB (2**20 bytes), in bytes where MiB would read 0.00, in GiB from 10 GiB on."""
     if size < 2**20 / 100:
         return f"{size:,} byte{'s' * (size != 1)}"
+    if size >= 10 * 2**30:
+        return f"{size / 2**30:,.1f} GiB"
     return f"{size / 2**20:,.{2 if size < 1000 * 2**20 else 0}f} MiB"
 
 

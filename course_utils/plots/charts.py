@@ -81,16 +81,19 @@ def _scale(axes, found, logs, limits, most):
 
 
 @styled()
-def bars(values, unit, title, *, stacked=True, looks=None):
+def bars(values, unit, title, *, stacked=True, looks=None, across=None):
     """A horizontal bar for each way of doing something, with its number; the first is what the others are held against.
 
     values: `{label: number}`, `{label: (median, low, high)}`, or `{label: {part: number}}`: the parts of a bar, one
         behind the other, or not `stacked`, one below the other; a part named like a colour gets it.
     unit: of the numbers, the label of the axis. looks: `{part: a key of COLOURS}`, for other parts.
+    across: `{text: number}`, one upright line, named in the legend; the axis ends at three times its number, and what
+        is longer is cut off there, with its number.
     """
     import numpy as np
 
     _needs("values", values)
+    ((line, most),) = (across or {"": np.inf}).items()
     table = [each if isinstance(each, dict) else {"": each} for each in values.values()]
     parts = list(dict.fromkeys(itertools.chain(*table)))
     beside, named = 1 if stacked else len(parts), parts != [""]
@@ -109,13 +112,17 @@ def bars(values, unit, title, *, stacked=True, looks=None):
             axes.errorbar(ends, places, xerr=error, fmt="none", ecolor=INK, capsize=3)
         if not stacked or part == parts[-1]:
             for place, end, more in zip(places, ends, error[1], strict=True):
-                axes.annotate(number(end), (end + more, place), (6, 0), textcoords="offset points", va="center")
+                text, place = number(end) + (" …" if end > 3 * most else ""), (min(end + more, 3 * most), place)
+                axes.annotate(text, place, (6, 0), textcoords="offset points", va="center", annotation_clip=False)
     _rows(axes, list(values), unit)
     axes.margins(x=0.14)
     axes.set_xlim(left=0)
+    if across:
+        axes.set_xlim(right=min(axes.get_xlim()[1], 3 * most))
+        handles[line] = axes.axvline(most, color=INK, linestyle=":", linewidth=1.6, label=line)
     axes.xaxis.set_major_formatter(number)
-    if named:
-        style.legend(figure, handles)
+    if named or across:
+        style.legend(figure, {name: handle for name, handle in handles.items() if name})
     return figure
 
 
