@@ -135,6 +135,20 @@ def test_every_figure_can_be_seen(reader):
     assert drawn >= 3
 
 
+def test_the_figure_follows_the_sliders(reader):
+    used = [cell.id for cell in reader.stored if "\nSliders(" in cell.source]
+    assert len(used) == (reader.name == NOTEBOOKS[0])
+    for identity in used:
+        cell = reader.cell(identity)
+        words, image = cell.locator(".widget-html pre"), cell.locator(".jp-OutputArea-output img")
+        said, shown = words.inner_text(), image.get_attribute("src")
+        cell.locator(".noUi-handle").first.focus()
+        reader.page.keyboard.press("ArrowRight")
+        expect(words).not_to_have_text(said, timeout=MINUTE)
+        expect(image).not_to_have_attribute("src", shown)
+        reader.picture("sliders")
+
+
 def test_folded_answers_open(reader):
     answers = reader.page.locator(".jp-MarkdownOutput details")
     assert answers.count() >= 3
