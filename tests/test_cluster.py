@@ -527,7 +527,7 @@ def test_full_disk(tmp_path, monkeypatch):
 
 
 PROGRAM = """
-import os, sys, threading
+import os, signal, sys, threading
 import course_utils
 from course_utils.cluster import run_on_workers
 
@@ -536,6 +536,7 @@ def forever():
     threading.Event().wait()
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs are started with it ignored
     run_on_workers(forever)
 """
 
