@@ -199,6 +199,16 @@ def test_an_error_from_inside_a_graph_is_told_by_what_happened():
     assert "site-packages" not in str(caught.value) and "tf.function(lambda x" in str(caught.value)
 
 
+def test_an_error_of_several_workers_is_told_by_the_first_of_its_causes():
+    def fail():
+        raise ValueError(
+            "Graph execution error:\n\nDetected at node x\n\n2 root error(s) found.\n  (0) ABORTED:  bad\n  (1)"
+        )
+
+    with pytest.raises(WorkerError, match=r"^the process raised ValueError: bad\n"):
+        run_in_process(fail)
+
+
 def test_a_long_message_keeps_its_beginning_and_its_end():
     def complain():
         raise ValueError("\n".join(map(str, range(1000))))

@@ -198,12 +198,9 @@ def sentence(problem):
     name, said = type(problem).__name__, str(problem)
     if raised := re.match(r"(?:every worker|worker \d+|the process) raised (\w+): ", said):
         name, said = raised[1], said[raised.end() :]
-    if re.match(r"Graph execution error|\d+ root error", said):  # the cause comes after a traceback
-        lines = [re.sub(r"^\(0\) \w+:\s+", "", line.strip()) for line in said.splitlines()[1:]]
-        said = next((line for line in lines if re.match(r"(?!Detected|Stack|File|worker|\d+ root)\w", line)), said)
-    said = re.sub(r" \(defined @ [^)]*\)", "", said)
+    said = re.sub(r" \(defined @ [^)]*\)", "", proofs.opening(said))
     said = re.sub(r"(?<=resource )\S+|(?<=device )/\S+|(?<=')while/[^']*(?=')", "…", said)
-    text = f"{name}: {proofs.opening(said)}"
+    text = f"{name}: {said}"
     return text if len(text) <= 110 else text[:109] + "…"
 
 

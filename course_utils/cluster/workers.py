@@ -21,6 +21,7 @@ import types
 
 from course_utils.arguments import finite_number, whole_number
 from course_utils.cluster.tf_config import build_tf_config
+from course_utils.proofs import message
 
 MOST_WORKERS = 64
 GRACE = 12
@@ -118,7 +119,7 @@ def _packed(function, args):
     except Exception as problem:  # every type has its own way to refuse
         raise ValueError(
             f"function: {getattr(function, '__name__', function)} or its arguments cannot be sent to another process "
-            f"({type(problem).__name__}: {_words(problem)[0]}): make such things inside the function"
+            f"({type(problem).__name__}: {message(problem)[0]}): make such things inside the function"
         ) from problem
 
 
@@ -357,20 +358,12 @@ def work():
 
 def _account(problem):
     """What to tell of an exception: a line, and some more with the lines of the reader's code that led to it."""
-    message = _words(problem)
+    lines = message(problem)
     frames = traceback.extract_tb(problem.__traceback__)[1:]  # without the launcher's
     frames = [each for each in frames if "site-packages" not in each.filename] or frames
-    some = message if len(message) <= 8 else [*message[:5], "…", *message[-2:]]
+    some = lines if len(lines) <= 8 else [*lines[:5], "…", *lines[-2:]]
     head = f"{type(problem).__name__}: "
-    return f"raised {head}{message[0]}", "".join(traceback.format_list(frames)) + head + "\n".join(some)
-
-
-def _words(problem):
-    """The lines of an exception's message, at least one, without TensorFlow's preamble."""
-    text = re.sub(r"\{\{function_node .*?\}\} ?", "", str(problem)).strip() or "(no message)"
-    if text.startswith("Graph execution error:"):  # what happened comes last, after where it was written
-        text = text.split("\n\n")[-1].strip()
-    return text.splitlines()
+    return f"raised {head}{lines[0]}", "".join(traceback.format_list(frames)) + head + "\n".join(some)
 
 
 def _portable(value):
@@ -379,7 +372,7 @@ def _portable(value):
         return _dumps(value)
     except Exception as problem:
         raise TypeError(
-            f"the result, a {type(value).__name__}, cannot be sent back ({_words(problem)[0]}): "
+            f"the result, a {type(value).__name__}, cannot be sent back ({message(problem)[0]}): "
             "return numbers, arrays, lists or dicts"
         ) from problem
 
