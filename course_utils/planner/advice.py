@@ -30,7 +30,7 @@ class Recommendation:
         needed = self.devices_needed
         how_many = f"{needed:,} devices at least" if needed else "whatever the number of devices"
         answer = "One device is enough" if needed == 1 else f"{_capital(self.strategy)}: {how_many}"
-        lines = [textwrap.fill(each, 90, initial_indent="- ", subsequent_indent="  ") for each in self.reasons]
+        lines = [textwrap.fill(each, 72, initial_indent="- ", subsequent_indent="  ") for each in self.reasons]
         return "\n".join([f"{answer}.", *lines])
 
 

@@ -77,7 +77,7 @@ def training_step(devices, examples, title, gradient_bytes=0, optimizer=True, nu
     bottoms = [height - 0.95 - 0.56 * k for k in range(len(rows))]
     figure, axes = canvas(title, height)
     for index, left, span in _devices(axes, devices, 0.1, 0.1, 7.0 if several else 3.5, height - 0.2):
-        middle, inset = left + span / 2, 0.25 if several else 0.45
+        middle, inset = left + span / 2, 0.18 if several else 0.45
         for k, ((what, text, code), bottom) in enumerate(zip(rows, bottoms, strict=True)):
             if k:
                 look = (COLOURS["travels"], 2.4) if "travels" in (what, rows[k - 1][0]) else ()
