@@ -14,7 +14,7 @@ import socket
 import subprocess
 import sys
 
-from course_utils import cluster
+from course_utils import cluster, proofs
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 NEEDED = ("tensorflow", "keras", "numpy", "scipy", "scikit-learn", "matplotlib", "psutil", "cloudpickle")
@@ -130,7 +130,7 @@ def workers():
         cluster.run_on_workers(_nothing, timeout=20)
         yield OK, "worker processes start (notebook 03)", ""
     except Exception as problem:  # a missing package, a full disk, another system
-        yield FAIL, f"worker processes do not start: {str(problem).splitlines()[0]}", "notebook 03 needs them"
+        yield FAIL, f"worker processes do not start: {proofs.message(problem)[0]}", "notebook 03 needs them"
 
 
 def _nothing():

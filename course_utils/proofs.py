@@ -89,7 +89,7 @@ def message(problem):
     text = re.sub(r"\x1b\[[\d;]*m|\{\{function_node .*?\}\} ?", "", str(problem)).strip() or "(no message)"
     if text.startswith("Graph execution error:"):  # what happened comes last, after where it was written
         text = text.split("\n\n")[-1].strip()
-    text = re.sub(r"^\d+ root error\(s\) found\.\s+\(0\) \w+:\s+", "", text)  # by chance, one or one of each worker
+    text = re.sub(r"^\d+ root error\(s\) found\.\s+\(0\) \w+:\s+", "", text)  # a list or not: a matter of timing
     return text.splitlines()
 
 

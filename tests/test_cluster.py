@@ -199,7 +199,7 @@ def test_an_error_from_inside_a_graph_is_told_by_what_happened():
     assert "site-packages" not in str(caught.value) and "tf.function(lambda x" in str(caught.value)
 
 
-def test_an_error_of_several_workers_is_told_by_the_first_of_its_causes():
+def test_an_error_that_lists_its_causes_is_told_by_the_first():
     def fail():
         raise ValueError(
             "Graph execution error:\n\nDetected at node x\n\n2 root error(s) found.\n  (0) ABORTED:  bad\n  (1)"

@@ -146,6 +146,15 @@ def test_no_loopback_no_workers(monkeypatch):
     assert level == doctor.FAIL and text.endswith("do not start: [Errno 1] Operation not permitted") and remedy
 
 
+def test_workers_that_fail_without_a_word(monkeypatch):
+    def silent(*_, **__):
+        raise MemoryError
+
+    monkeypatch.setattr(doctor.cluster, "run_on_workers", silent)
+    ((level, text, remedy),) = doctor.workers()
+    assert level == doctor.FAIL and text.endswith("do not start: (no message)") and remedy
+
+
 def test_mnist(monkeypatch, tmp_path):
     monkeypatch.setenv("KERAS_HOME", str(tmp_path))
     monkeypatch.setattr(doctor.socket, "create_connection", lambda *_, **__: io.BytesIO())

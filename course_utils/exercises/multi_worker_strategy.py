@@ -3,6 +3,7 @@
 import json
 
 from course_utils.exercises import exercise, missing
+from course_utils.proofs import message
 
 
 @exercise("Exercise 1")
@@ -66,7 +67,7 @@ def sum_over_workers(function, run=None):
     try:
         found = (run or cluster.run_on_workers)(function, timeout=60)
     except cluster.WorkerError as problem:
-        return f"On the workers: {str(problem).splitlines()[0]}."
+        return f"On the workers: {message(problem)[0]}."
     if missing(*found):
         return missing(*found)
     if found != [12.0, 12.0]:

@@ -1,6 +1,7 @@
 """Checks of the exercises of notebook 04."""
 
 from course_utils.exercises import exercise, missing
+from course_utils.proofs import message
 
 
 @exercise("Exercise 1")
@@ -29,7 +30,7 @@ def _compiled(function, arguments, rights):
         try:
             found = step(*given)
         except (tf.errors.InvalidArgumentError, tf.errors.UnimplementedError) as problem:
-            return f"The compiler refuses: {str(problem).splitlines()[0].split(': (')[0][:160]}."
+            return f"The compiler refuses: {message(problem)[0].split(': (')[0][:160]}."
         case = ", ".join(str(each.numpy().tolist()) for each in given)
         if np.shape(found) != np.shape(right) or not np.allclose(found, right, atol=1e-5):
             return f"For {case} it should return {right}, and returns {np.asarray(found).tolist()}."

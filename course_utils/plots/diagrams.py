@@ -76,8 +76,9 @@ def training_step(devices, examples, title, gradient_bytes=0, optimizer=True, nu
     height = 0.7 + 0.56 * len(rows)
     bottoms = [height - 0.95 - 0.56 * k for k in range(len(rows))]
     figure, axes = canvas(title, height)
-    for index, left, span in _devices(axes, devices, 0.1, 0.1, 7.0 if several else 3.5, height - 0.2):
-        middle, inset = left + span / 2, 0.18 if several else 0.45
+    side, width, inset = 0.1, 7.0 if several else 3.5, 0.18 if several else 0.45
+    for index, left, span in _devices(axes, devices, side, side, width, height - 2 * side):
+        middle = left + span / 2
         for k, ((what, text, code), bottom) in enumerate(zip(rows, bottoms, strict=True)):
             if k:
                 look = (COLOURS["travels"], 2.4) if "travels" in (what, rows[k - 1][0]) else ()
@@ -91,7 +92,8 @@ def training_step(devices, examples, title, gradient_bytes=0, optimizer=True, nu
                 axes.text(3.9, bottom + 0.18, code, va="center", family="monospace", color=MUTED)
     if several:
         text = f"all-reduce: {gradient_bytes / 2**20:.1f} MiB of gradients from each device, combined, back to each"
-        box(axes, 0.28, bottoms[3], 6.64, 0.36, COLOURS["travels"], text, color="white", weight="bold")
+        bar = side + inset, bottoms[3], width - 2 * inset, 0.36
+        box(axes, *bar, COLOURS["travels"], text, color="white", weight="bold")
     else:  # the weights of this step are those of the next step's forward pass
         first, last = bottoms[1] + 0.18, bottoms[-1] + 0.18
         axes.plot([0.55, 0.33, 0.33], [last, last, first], color=INK, lw=1.4)
