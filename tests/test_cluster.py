@@ -85,15 +85,21 @@ def test_each_is_a_fresh_process_that_sees_no_gpu():
     assert len({one, other, os.getpid()}) == 3 and seen == ["-1", False, "0"]
 
 
-def test_its_port_is_free_when_the_function_runs_and_kept_for_it_until_then():
-    def bind():
+def test_its_port_is_its_own_until_the_end_and_free_for_a_server_as_grpc_makes_it():
+    def own():
         import socket
 
+        port = int(json.loads(os.environ["TF_CONFIG"])["cluster"]["worker"][index()].split(":")[1])
+        kept = not bound(port)
         with socket.socket() as server:
-            server.bind(("", int(json.loads(os.environ["TF_CONFIG"])["cluster"]["worker"][index()].split(":")[1])))
-        return True
+            server.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            server.bind(("", port))
+            server.listen()
+            with socket.create_connection(("localhost", port), timeout=10) as client, server.accept()[0] as end:
+                end.sendall(b"served")
+                return kept, client.recv(6)
 
-    assert run_on_workers(bind) == [True, True]
+    assert run_on_workers(own) == [(sys.platform == "linux", b"served")] * 2
     with workers._reserved_ports(2) as ports:
         numbers = [port.getsockname()[1] for port in ports]
         assert len(numbers) == 2 and not any(map(bound, numbers))

@@ -53,7 +53,8 @@ def run_on_workers(function, *args, workers=2, timeout=120, restarts=0, env=None
 
     function: any function, such as one written in a notebook's cell. It travels with what it refers to and with its
         source; what cannot travel (a strategy, a lock) must be made inside it. Its results travel back.
-    workers: how many processes, from 1 to 64. Each finds its place in TF_CONFIG, with free ports of this machine.
+    workers: how many processes, from 1 to 64. Each finds its place in TF_CONFIG, with a port of this machine that is
+        its own while it lives (a server that is not gRPC's must set SO_REUSEADDR to listen there).
     timeout: seconds for everything together, restarts included.
     restarts: how often all of them are started again after one *died* (was killed, or left without returning). Not
         after an exception, which would come again, nor after the deadline.
@@ -144,11 +145,17 @@ def _code(filename, build, parts):
 
 @contextlib.contextmanager
 def _reserved_ports(count):
-    """Bound sockets, so that nobody else gets their ports; a worker closes its own just before the function runs."""
+    """Bound sockets, so that nobody else gets their ports; each worker keeps its own as long as it lives.
+
+    They do not listen, and so, on Linux, leave their port to a server that sets SO_REUSEADDR as they do; gRPC's does.
+    On macOS they would be in its way: there a worker closes its own just before the function runs, and for the seconds
+    until TensorFlow listens somebody else could get the port.
+    """
     with contextlib.ExitStack() as stack:
         ports = [stack.enter_context(socket.socket()) for _ in range(count)]
         for port in ports:
             port.bind(("", 0))
+            port.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # not before: else two may get the same one
         yield ports
 
 
@@ -337,8 +344,9 @@ def work():
             cells, call = pickle.load(file)
         linecache.cache.update(cells)
         function, args = pickle.loads(call)
-        for port in ports:
-            os.close(port)
+        if sys.platform != "linux":
+            for port in ports:
+                os.close(port)
         told = ("returned", "returned", _portable(function(*args)))
     except SystemExit as end:
         if isinstance(end.code, str):
