@@ -1,16 +1,12 @@
 """Honest timing, with a clock that only the steps and the devices move."""
 
-import os
-import pathlib
-import socket
-import subprocess
 import sys
 import types
 
 import pytest
 import tensorflow as tf
 
-from course_utils import timing
+from course_utils import cluster, timing
 from course_utils.timing import Timing
 
 
@@ -122,37 +118,10 @@ def test_text():
     assert str(Timing(4.001, 2, 8.125, 9)) == "4.00 ms (2.00 to 8.12, 9 repeats)"
 
 
-WORKER = """
-import json, os, sys
-import course_utils
-index, *ports = sys.argv[1:]
-workers = [f"127.0.0.1:{port}" for port in ports]
-os.environ["TF_CONFIG"] = json.dumps({"cluster": {"worker": workers}, "task": {"type": "worker", "index": int(index)}})
-import tensorflow as tf
-from course_utils import timing
-strategy = tf.distribute.MultiWorkerMirroredStrategy()
-add = tf.function(lambda: strategy.run(lambda: tf.ones(3) + 1))
-print(timing.compare({"add": add}, warmup=1, repeats=2)["add"].repeats, len(tf.config.list_logical_devices()))
-"""
+def test_one_worker_of_two_waits_for_its_own_devices():
+    def work():
+        strategy = tf.distribute.MultiWorkerMirroredStrategy()
+        add = tf.function(lambda: strategy.run(lambda: tf.ones(3) + 1))
+        return timing.compare({"add": add}, warmup=1, repeats=2)["add"].repeats, len(tf.config.list_logical_devices())
 
-
-def test_one_worker_of_two_waits_for_its_own_devices(tmp_path):
-    ports = []
-    for _ in range(2):
-        with socket.socket() as listener:
-            listener.bind(("127.0.0.1", 0))
-            ports.append(str(listener.getsockname()[1]))
-    (tmp_path / "worker.py").write_text(WORKER)
-    env = os.environ | {"PYTHONPATH": str(pathlib.Path(timing.__file__).parents[1])}
-    workers = [
-        subprocess.Popen(
-            [sys.executable, "worker.py", index, *ports], cwd=tmp_path, env=env, stdout=subprocess.PIPE, text=True
-        )
-        for index in "01"
-    ]
-    try:
-        said = [worker.communicate(timeout=60)[0] for worker in workers]
-    finally:
-        for worker in workers:
-            worker.kill()
-    assert said == ["2 2\n", "2 2\n"]
+    assert cluster.run_on_workers(work) == [(2, 2)] * 2, "each sees the other's device, too"
