@@ -17,7 +17,7 @@ import jupyter_client
 import psutil
 import pytest
 
-from course_utils.cluster import WorkerError, run_in_process, run_on_workers, workers
+from course_utils.cluster import WorkerError, check_tf_config, run_in_process, run_on_workers, workers
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 pytestmark = pytest.mark.skipif(os.name == "nt", reason="worker processes need Linux or macOS")
@@ -90,16 +90,16 @@ def test_its_port_is_its_own_until_the_end_and_free_for_a_server_as_grpc_makes_i
         import socket
 
         port = int(json.loads(os.environ["TF_CONFIG"])["cluster"]["worker"][index()].split(":")[1])
-        kept = not bound(port)
+        kept, findings = not bound(port), check_tf_config(os.environ["TF_CONFIG"])
         with socket.socket() as server:
             server.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             server.bind(("", port))
             server.listen()
             with socket.create_connection(("localhost", port), timeout=10) as client, server.accept()[0] as end:
                 end.sendall(b"served")
-                return kept, client.recv(6)
+                return kept, findings, client.recv(6)
 
-    assert run_on_workers(own) == [(sys.platform == "linux", b"served")] * 2
+    assert run_on_workers(own) == [(sys.platform == "linux", [], b"served")] * 2
     with workers._reserved_ports(2) as ports:
         numbers = [port.getsockname()[1] for port in ports]
         assert len(numbers) == 2 and not any(map(bound, numbers))
