@@ -44,7 +44,7 @@ def main(notebooks):
         (folder / "pytest.ini").write_text("[pytest]\n")
         env = os.environ | {"GIT_CONFIG_GLOBAL": str(folder / "gitconfig"), "PYTHONPATH": str(HERE / "stand_in")}
         command = [sys.executable, "-m", "pytest", "-c", str(folder / "pytest.ini"), "--nbval", "--nbval-current-env"]
-        command += ["--nbval-cell-timeout=300", f"--nbval-sanitize-with={ROOT / 'tests' / 'nbval_sanitize.cfg'}"]
+        command += ["--nbval-cell-timeout=900", f"--nbval-sanitize-with={ROOT / 'tests' / 'nbval_sanitize.cfg'}"]
         command += ["--numprocesses=2", "--dist=loadfile", "-W", "ignore", str(content)]
         return subprocess.run(command, env=env, cwd=content).returncode
 
