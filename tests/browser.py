@@ -21,6 +21,7 @@ ROOT = pathlib.Path(__file__).resolve().parent.parent
 PICTURES = ROOT / "build" / "browser"
 NOTEBOOKS = sorted(path.stem for path in (ROOT / "notebooks").glob("*.ipynb"))
 MINUTE = 60_000  # Playwright counts in ms
+expect.set_options(timeout=MINUTE)  # a busy machine is no failure
 STDERR = ".jp-OutputArea-output[data-mime-type='application/vnd.jupyter.stderr']"  # warnings, and errors too
 QUIET = [
     "--disable-quic",
@@ -96,8 +97,8 @@ class Reader:
         page.goto(lab.address.replace("/lab?", f"/lab/workspaces/{name}/tree/notebooks/{name}.ipynb?"))
         self.cells = page.locator(".jp-Notebook .jp-Cell")
         # The notebook's own indicator says idle before there is a kernel, and what is run then is lost.
-        page.locator("#jp-bottom-panel").get_by_text("| Idle").wait_for(timeout=MINUTE)
-        expect(self.cells).to_have_count(len(self.stored), timeout=MINUTE)
+        expect(page.locator("#jp-bottom-panel").get_by_text("| Idle")).to_be_visible()
+        expect(self.cells).to_have_count(len(self.stored))
 
     def menu(self, *names):
         for name in names:
@@ -157,7 +158,7 @@ def test_every_figure_can_be_seen(reader):
             for image in images.all():
                 image.scroll_into_view_if_needed()
                 box = image.bounding_box()
-                assert image.evaluate("i => i.complete && i.naturalWidth") > 300, cell.id
+                assert image.evaluate("i => i.decode().then(() => i.naturalWidth)") > 300, cell.id
                 assert box["width"] > 300 and box["x"] >= 0 and box["x"] + box["width"] <= 1200, (cell.id, box)
                 drawn += 1
                 reader.picture(f"figure-{cell.id}")
@@ -173,7 +174,7 @@ def test_the_figure_follows_the_sliders(reader):
         said, shown = words.inner_text(), image.get_attribute("src")
         cell.locator(".noUi-handle").first.focus()
         reader.page.keyboard.press("ArrowRight")
-        expect(words).not_to_have_text(said, timeout=MINUTE)
+        expect(words).not_to_have_text(said)
         expect(image).not_to_have_attribute("src", shown)
         reader.picture("sliders")
 
@@ -185,7 +186,8 @@ def test_folded_answers_open(reader):
         body = answer.locator("p").last
         assert not body.is_visible()
         answer.locator("summary").click()
-        assert body.is_visible() and len(body.inner_text()) > 10
+        expect(body).to_be_visible()
+        assert len(body.inner_text()) > 10
     reader.picture("answer")
 
 
@@ -198,7 +200,7 @@ def test_exercises_can_be_solved(reader):
 
         assert not solution.locator(".cm-content").is_visible()
         solution.locator(".jp-Placeholder-content, .jp-MoreHorizIcon").first.click()
-        assert f"Solution {number}" in solution.locator(".cm-content").inner_text()
+        expect(solution.locator(".cm-content")).to_contain_text(f"Solution {number}")
 
         cell.locator(".cm-content").click()
         reader.page.keyboard.press("Control+A")
@@ -213,12 +215,12 @@ def test_links_lead_to_the_glossary_and_to_the_neighbours(reader):
     page = reader.page
     reader.cell("title")
     page.get_by_role("link", name="glossary").first.click()
-    expect(page.locator(".jp-MarkdownViewer h1")).to_contain_text("Glossary", timeout=MINUTE)
+    expect(page.locator(".jp-MarkdownViewer h1")).to_contain_text("Glossary")
     reader.picture("glossary")
     page.get_by_role("tab", name=f"{reader.name}.ipynb").click()
     neighbour = NOTEBOOKS[NOTEBOOKS.index(reader.name) - 1 if reader.name != NOTEBOOKS[0] else 1]
     reader.cell("title").get_by_role("link", name=re.compile(f"^(← )?{neighbour[:2]} ")).click()
-    page.get_by_role("tab", name=f"{neighbour}.ipynb").wait_for(timeout=MINUTE)
+    expect(page.get_by_role("tab", name=f"{neighbour}.ipynb")).to_be_visible()
 
 
 @pytest.mark.parametrize("width", [380, 1200])
@@ -229,7 +231,7 @@ def test_the_site_fits_a_phone_and_a_desk(browser, width):
         assert page.evaluate("document.documentElement.scrollWidth") <= width, path.name
         for image in page.locator(".bd-article img").all():
             image.scroll_into_view_if_needed()
-            assert image.evaluate("i => i.complete && i.naturalWidth"), path.name
+            assert image.evaluate("i => i.decode().then(() => i.naturalWidth)"), path.name
         page.screenshot(path=PICTURES / f"site-{path.stem[:6]}-{width}.png")
     page.close()
 
@@ -249,5 +251,5 @@ def test_the_site_is_travelled_and_searched(browser):
     page.locator(".bd-article").get_by_role("link", name="strategy", exact=True).first.click()
     expect(page.locator("#strategy")).to_be_in_viewport()
     page.goto((ROOT / "build" / "site" / "search.html").as_uri() + "?q=straggler")
-    expect(page.locator("#search-results li").first).to_be_visible(timeout=MINUTE)
+    expect(page.locator("#search-results li").first).to_be_visible()
     page.close()
