@@ -142,7 +142,7 @@ def reader(request, lab, browser):
     reader.picture("opened")
     reader.menu("Edit", "Clear Outputs of All Cells")
     expect(page.locator(".jp-CodeCell .jp-OutputArea-output")).to_have_count(0)
-    reader.run_all(minutes=8)
+    reader.run_all(minutes=15)
     yield reader
     reader.menu("Kernel", "Shut Down Kernel")
     page.close()

@@ -58,7 +58,7 @@ def runs(pid):
     return False
 
 
-def gone(pids, seconds=5):
+def gone(pids, seconds=30):
     """Whether these processes end within a time."""
     deadline = time.monotonic() + seconds
     while any(map(runs, pids)) and time.monotonic() < deadline:
@@ -155,7 +155,7 @@ def test_output_appears_while_the_workers_run(tmp_path, monkeypatch):
             time.sleep(0.01)
 
     monkeypatch.setattr("builtins.print", lambda text, **_: seen.write_text(text))
-    run_on_workers(answer, timeout=20)
+    run_on_workers(answer)
     assert "ready" in seen.read_text()
 
 
@@ -167,7 +167,7 @@ def test_ten_mebibytes_of_output(capfd):
 
     for line in "all work and no play\n", "x" * 1024:
         with pytest.raises(WorkerError, match="the end") as caught:
-            run_on_workers(flood, line, timeout=60)
+            run_on_workers(flood, line)
         shown = capfd.readouterr().out
         assert shown.count("not shown") == 2 and len(shown) < 2**18
         assert all(sum(map(len, log)) < 2**16 for log in caught.value.logs)
@@ -284,7 +284,7 @@ def test_a_worker_that_raises():
     with pytest.raises(WorkerError) as caught:
         run_on_workers(uneven, restarts=3)
     error, took = caught.value, time.monotonic() - start
-    assert (error.index, error.how) == (1, "exception") and workers.GRACE <= took < 8
+    assert (error.index, error.how) == (1, "exception") and workers.GRACE <= took < 60
     assert str(error).startswith("worker 1 raised ValueError: no\n")
     assert error.endings == ["worker 0 was still running", "worker 1 raised ValueError: no"]
     assert error.logs[0] == [] and error.logs[1][0] == "a last word" and error.logs[1][-1] == "second line"
@@ -402,7 +402,7 @@ def test_the_deadline_holds_for_everything_together():
     start = time.monotonic()
     with pytest.raises(WorkerError) as caught:
         run_on_workers(dies_or_waits, timeout=2, restarts=5)
-    assert time.monotonic() - start < 8
+    assert time.monotonic() - start < 60
     assert caught.value.how == "deadline"
     assert str(caught.value).startswith("worker 0 and worker 1 had not returned after 2 seconds")
 
@@ -411,7 +411,7 @@ def test_deadline_of_one_process():
     start = time.monotonic()
     with pytest.raises(WorkerError, match=r"the process had not returned after 0.5 seconds") as caught:
         run_in_process(wait, timeout=0.5)
-    assert caught.value.how == "deadline" and time.monotonic() - start < 3
+    assert caught.value.how == "deadline" and time.monotonic() - start < 60
 
 
 def test_killed_during_start_up():
@@ -462,7 +462,7 @@ def test_two_clusters_at_once():
                         time.sleep(0.01)
                 return server.accept()[0].recv(100).decode()
 
-        answers[name] = run_on_workers(meet, timeout=30)
+        answers[name] = run_on_workers(meet)
 
     threads = [threading.Thread(target=launch, args=[name]) for name in ("red", "blue")]
     for thread in threads:
@@ -574,10 +574,10 @@ def test_a_script_that_is_stopped(tmp_path, how, code):
     with subprocess.Popen(command, env=env, text=True, **pipes) as script:
         pids = started(script.stdout)
         script.send_signal(how)
-        said = script.communicate(timeout=20)[1]
+        said = script.communicate(timeout=60)[1]
     assert (script.returncode in (code, -how)) and gone(pids)
     assert ("KeyboardInterrupt" in said) == (how == signal.SIGINT)
-    deadline = time.monotonic() + 5
+    deadline = time.monotonic() + 30
     while (left := glob.glob(str(tmp_path / "course-workers-*"))) and time.monotonic() < deadline:
         time.sleep(0.02)
     assert not left
@@ -597,9 +597,9 @@ def test_a_notebook_that_is_stopped(how):
         pids = started(line for text in texts for line in text.splitlines())
         if how == "interrupt":
             manager.interrupt_kernel()
-            reply = client.get_shell_msg(timeout=20)
+            reply = client.get_shell_msg(timeout=60)
             while reply["msg_type"] != "execute_reply":
-                reply = client.get_shell_msg(timeout=20)
+                reply = client.get_shell_msg(timeout=60)
             assert reply["content"]["ename"] == "KeyboardInterrupt" and gone(pids)
         else:
             os.kill(manager.provisioner.pid, signal.SIGKILL)

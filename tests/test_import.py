@@ -33,9 +33,11 @@ def test_loads_nothing_heavy(python, module):
     assert module in loaded and not HEAVY & loaded
 
 
-def test_takes_under_50_ms(python):
-    code = "import time; t = time.perf_counter(); import course_utils; print(time.perf_counter() - t)"
-    assert min(float(python(code).stdout) for _ in range(5)) < 0.05
+def test_takes_less_than_half_of_numpys_time(python):
+    """Some 12 ms of the processor where NumPy takes 64: as a ratio, since a machine may be slow or busy."""
+    clock = "from time import process_time as now"
+    code = f"{clock}; a = now(); import course_utils; b = now(); import numpy; print((b - a) / (now() - b))"
+    assert min(float(python(code).stdout) for _ in range(5)) < 0.5
 
 
 def test_start_up_is_quiet(python):

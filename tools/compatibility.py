@@ -35,7 +35,7 @@ WAYS = {"fit": "`fit`", "loop": "custom loop", "tf_keras": "`tf_keras` `fit`"}
 OPTIONS = ("plain", "XLA", "mixed precision", "several steps a call", "gradient accumulation")
 BATCHES, BATCH_SIZE, SEVERAL, RATE = 8, 32, 4, 0.1
 TOLERANCE = {"mixed precision": 0.02}  # bfloat16 has three digits
-LONGEST = 120  # seconds for one combination
+LONGEST = 300  # seconds for one combination
 
 
 def batches(batch_size):
