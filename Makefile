@@ -3,7 +3,8 @@
 # make test      everything that proves the course works; GPUs are hidden from it
 # make soak      workers killed at random moments, forty times: some seven minutes
 # make cluster   the files of cluster/ on a real Slurm of two nodes; needs Linux, root, and Slurm: some two minutes
-# make colab     the notebooks as on Colab: its packages, an empty folder, its TPU runtime too; needs Python 3.13
+# make colab     the notebooks as on Colab: its packages, an empty folder; 04 on its TPU runtime too, without TensorFlow
+#                and with the real tensorflow-tpu (but no TPU); needs Python 3.13
 # make compatibility  the README's table of what works together, seen again; some eight minutes; needs Python 3.13 too
 # make browser   a real browser in JupyterLab: every notebook run, its answers opened, its exercises solved; needs Chromium
 # make site      the course as a website under build/site, from what is stored: nothing is executed
@@ -25,18 +26,15 @@ lab: $(READY)
 run: $(READY)
 	$(BIN)/python tools/run.py
 
-test: export CUDA_VISIBLE_DEVICES := -1
 test: $(READY)
 	@echo "GPUs, if any, are hidden from TensorFlow: stored outputs are a CPU's. To use them: make test-gpu"
 	$(BIN)/ruff check . && $(BIN)/ruff format --check .
 	$(BIN)/python -m pytest --nbval --numprocesses=2 --dist=loadfile
 
-soak: export CUDA_VISIBLE_DEVICES := -1
 soak: $(READY)
 	$(BIN)/python -m pytest tests/soak.py
 
 NAMESPACES := unshare --net --mount --uts --ipc --pid --fork --kill-child --mount-proc
-cluster: export CUDA_VISIBLE_DEVICES := -1
 cluster: export COURSE_NAMESPACES := own
 cluster: $(READY)
 	@for needed in unshare nsenter ip munged slurmctld slurmd sbatch; do command -v $$needed > /dev/null || \
@@ -46,9 +44,10 @@ cluster: $(READY)
 	$(NAMESPACES) $(BIN)/python -m pytest tests/real_slurm.py
 
 colab: export CUDA_VISIBLE_DEVICES := -1
-colab: .venv-colab/cpu/ready .venv-colab/tpu/ready
+colab: .venv-colab/cpu/ready .venv-colab/tpu/ready .venv-colab/tensorflow_tpu/ready
 	.venv-colab/cpu/bin/python tests/colab/cpu.py
 	cd notebooks && MPLBACKEND=Agg ../.venv-colab/tpu/bin/python ../tests/colab/tpu.py
+	.venv-colab/tensorflow_tpu/bin/python -m pytest --nbval-lax notebooks/04_tpu_strategy.ipynb
 
 compatibility: export CUDA_VISIBLE_DEVICES := -1
 compatibility: $(READY) .venv-colab/cpu/ready
@@ -66,7 +65,6 @@ endef
 	@$(PYTHON) -c 'import ensurepip, sys, venv; sys.exit(sys.version_info[:2] != (3, 13))' || { echo "Colab has Python 3.13, and $(PYTHON) is none: make colab PYTHON=/path/to/python3.13" >&2; exit 1; }
 	$(environment)
 
-browser: export CUDA_VISIBLE_DEVICES := -1
 browser: .venv/ready-browser site
 	$(BIN)/python -m pytest tests/browser.py
 

@@ -1,11 +1,15 @@
 """The digits: as arrays, and as a tf.data pipeline."""
 
-import contextlib
 import errno
-import socket
+import os
+import pathlib
+import shutil
+import urllib.request
+import zipfile
 
 from course_utils.arguments import one_of, whole_number
 
+MNIST = "https://storage.googleapis.com/tensorflow/tf-keras-datasets/mnist.npz"
 TRAIN_EXAMPLES = 1536
 """Of the 1,797 small digits: 12 batches of 128, so that no power of two up to 512 leaves a remainder."""
 
@@ -40,16 +44,25 @@ def _small_digits():
     return (x_train, y_train), (x_test, y_test)
 
 
+def mnist_cache():
+    """Where Keras keeps MNIST, once it has been downloaded: a path."""
+    return pathlib.Path(os.environ.get("KERAS_HOME", "~/.keras")).expanduser() / "datasets" / "mnist.npz"
+
+
 def _mnist():
     import keras
 
     try:
-        with _deadline(seconds=30):
-            train, test = keras.datasets.mnist.load_data()
-    except Exception as problem:  # Keras raises a bare Exception when a download fails, and removes what it had begun
+        if not zipfile.is_zipfile(mnist_cache()):  # not there, or broken off
+            _download(MNIST, mnist_cache())
+        train, test = keras.datasets.mnist.load_data()  # checks it
+    except Exception as problem:  # a network has many ways to fail, and Keras raises a bare Exception
         reason = (str(problem) or type(problem).__name__).splitlines()[0]
-        disk = isinstance(problem, OSError) and problem.errno == errno.ENOSPC
-        way = "free some space on the disk" if disk else "connect to the network"
+        way = "connect to the network"
+        if isinstance(problem, PermissionError):
+            way = "let KERAS_HOME name a folder in which you may write"
+        elif isinstance(problem, OSError) and problem.errno == errno.ENOSPC:
+            way = "free some space on the disk"
         raise RuntimeError(
             f"MNIST is not in Keras' cache and could not be downloaded: {way} and run this again, or "
             f'set DATASET = "digits", which needs none of this ({reason[:200]})'
@@ -59,15 +72,19 @@ def _mnist():
     )
 
 
-@contextlib.contextmanager
-def _deadline(seconds):
-    """Let no network read begun inside wait longer than this; a download has no deadline of its own."""
-    before = socket.getdefaulttimeout()
-    socket.setdefaulttimeout(seconds)
+def _download(address, path):
+    """Fetch a file; no read of the network waits longer than 30 s. (Keras' own way to fetch one has no deadline.)"""
+    print(f"{path.name} is downloaded, once …")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f"{path.name}.{os.getpid()}")
     try:
-        yield
+        with urllib.request.urlopen(address, timeout=30) as answer, open(part, "wb") as file:
+            shutil.copyfileobj(answer, file)
+        if not zipfile.is_zipfile(part):
+            raise OSError("the download broke off")
+        os.replace(part, path)
     finally:
-        socket.setdefaulttimeout(before)
+        part.unlink(missing_ok=True)
 
 
 def make_dataset(

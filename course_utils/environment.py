@@ -3,12 +3,12 @@
 import contextlib
 import glob
 import importlib.machinery
+import importlib.util
 import os
 import re
 import subprocess
 import sys
 import warnings
-from typing import NamedTuple
 
 from course_utils.arguments import one_of, whole_number
 
@@ -23,12 +23,27 @@ def quiet_logs():
     loaded ignores that variable, so the process's stderr is set aside during the import, and shown after
     all if the import fails. Call it before TensorFlow is imported (`import course_utils` does). Calling it
     twice changes nothing.
+
+    Where libtpu finds no TPU, it asks Google's metadata server for one, and outside Google's cloud waits minutes for an
+    answer: without a TPU in this machine `TPU_SKIP_MDS_QUERY` spares it the question.
     """
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    if not tpu_in_machine():
+        os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")
     # Keras 3.15 says this of every tf.data.Dataset that `fit` is given, shuffled or not.
     warnings.filterwarnings("ignore", message="`shuffle=True` was passed, but will be ignored")
     if not any(isinstance(finder, _QuietImport) for finder in sys.meta_path):
         sys.meta_path.insert(0, _QuietImport())
+
+
+def share_gpus():
+    """Have TensorFlow and JAX take a GPU's memory as they need it, in this process and in those that it starts.
+
+    By default the first process takes nearly all of it (JAX three quarters), and the next one finds none. Call it
+    before either is imported (`import course_utils` does); what the user has set stays.
+    """
+    os.environ.setdefault("TF_FORCE_GPU_ALLOW_GROWTH", "true")
+    os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
 
 
 class _QuietImport:
@@ -89,10 +104,40 @@ def on_colab():
     return "google.colab" in sys.modules
 
 
+def tpu_in_machine():
+    """True if this machine has a TPU, by its device files; whether TensorFlow can use it is another question."""
+    return bool(glob.glob("/dev/accel[0-9]*") or glob.glob("/dev/vfio/[0-9]*"))
+
+
+def accelerator():
+    """The kind of device that computes here: "GPU" or "TPU" if there is one that is used, else "CPU".
+
+    It loads nothing and initialises nothing: it asks TensorFlow if that is loaded, and else looks for a TPU's files.
+    """
+    if tf := sys.modules.get("tensorflow"):
+        return next((kind for kind in ("TPU", "GPU") if tf.config.list_physical_devices(kind)), "CPU")
+    return "TPU" if tpu_in_machine() else "CPU"
+
+
+LIBTPU_TOO_NEW = (0, 0, 32)
+"""From this version of libtpu on, importing tensorflow-tpu 2.20.0 aborts the process (seen up to 0.0.52)."""
+INSTALL_FOR_TPU = 'pip install "tensorflow-tpu==2.20.0" "libtpu<0.0.32", then restart'
+
+
+def unfit_libtpu():
+    """Why TensorFlow must not be imported here, if it must not: with its libtpu it would abort the process. Else ""."""
+    libtpu = _version("libtpu")
+    newest = tuple(int(part) for part in re.findall(r"\d+", libtpu)[:3])
+    if _distribution_version("tensorflow-tpu") != "2.20.0" or newest < LIBTPU_TOO_NEW:
+        return ""
+    return f"libtpu {libtpu} is too new for tensorflow-tpu 2.20.0, which would abort: {INSTALL_FOR_TPU}"
+
+
 def facts():
     """What is here, as a dict from a short name to a short text, in the order in which `report` shows it.
 
-    Works without TensorFlow, and does not initialise TensorFlow's devices: `logical_devices` may still be called.
+    "remedy" is there only where something is wrong. Works without TensorFlow, and does not initialise TensorFlow's
+    devices: `logical_devices` may still be called.
     """
     import platform
     import shutil
@@ -100,36 +145,47 @@ def facts():
     import psutil
 
     memory = psutil.virtual_memory()
-    found = {
+    tensorflow, devices = _tensorflow_facts()
+    return {
         "Python": platform.python_version(),
-        "TensorFlow": _version("tensorflow"),
+        "TensorFlow": tensorflow,
         "Keras": _version("keras"),
         "system": f"{platform.system()} {platform.machine()}" + (", Google Colab" if on_colab() else ""),
         "CPU cores": str(os.cpu_count()),
         "memory": f"{memory.total / 2**30:.1f} GiB, {memory.available / 2**30:.1f} GiB free",
         "disk": f"{shutil.disk_usage('.').free / 2**30:.0f} GiB free",
+        **devices,
     }
+
+
+def _tensorflow_facts():
+    """TensorFlow's version, in its own words, and what it says of accelerators; or why it says nothing."""
+    unknown = {"GPUs": "unknown", "TPUs": "unknown"}
+    if problem := unfit_libtpu():
+        return "not loaded", unknown | {"remedy": problem}
+    if not installed("tensorflow"):
+        return "not installed", unknown | {"remedy": "install requirements.txt (on a TPU: see notebook 04)"}
     try:
         import tensorflow as tf
     except Exception as problem:  # a broken installation raises all sorts of errors
-        remedy = f"install requirements.txt again: TensorFlow cannot be imported ({problem})"
-        return found | {"GPUs": "unknown", "TPUs": "unknown", "remedy": remedy}
+        remedy = f"install requirements.txt again: TensorFlow cannot be imported ({type(problem).__name__}: {problem})"
+        return "broken", unknown | {"remedy": remedy}
     gpus = tf.config.list_physical_devices("GPU")
     names = [tf.config.experimental.get_device_details(gpu).get("device_name", gpu.name) for gpu in gpus]
     tpus = tf.config.list_physical_devices("TPU")
-    found |= {"GPUs": ", ".join(names) or "none", "TPUs": str(len(tpus) or "none")}
-    return found if gpus else found | _unused_gpu()
+    found = {"GPUs": ", ".join(names) or "none", "TPUs": str(len(tpus) or "none")}
+    return tf.__version__, found if gpus else found | _unused_gpu()
 
 
 def _unused_gpu():
-    """A remedy, if there is an NVIDIA GPU here that TensorFlow does not use; else nothing."""
+    """What to say, if there is an NVIDIA GPU here that TensorFlow does not use; a remedy unless that is meant."""
     card = _nvidia_smi("name")
     if not card:
         return {}
     hidden = os.environ.get("CUDA_VISIBLE_DEVICES")
     if hidden in ("", "-1"):
-        remedy = f"CUDA_VISIBLE_DEVICES={hidden!r} hides it: unset that before Python starts"
-    elif os.name == "nt":
+        return {"GPUs": f"none: CUDA_VISIBLE_DEVICES={hidden!r} hides {card} (unset it before Python starts)"}
+    if os.name == "nt":
         remedy = "TensorFlow uses GPUs on Linux only: run the course in WSL2"
     else:
         remedy = (
@@ -157,13 +213,26 @@ def report():
     return "\n".join(f"{name:<{width}}  {value}" for name, value in found.items())
 
 
-def _version(package):
-    import importlib.metadata
+def installed(module):
+    """True if a module of this name can be found to import, whatever the package is called that brought it."""
+    return (module in sys.modules and sys.modules[module] is not None) or bool(importlib.util.find_spec(module))
 
-    try:
-        return importlib.metadata.version(package)
-    except importlib.metadata.PackageNotFoundError:
+
+def _version(module):
+    """The version of the package that holds this module, whatever it is called (tensorflow-cpu holds tensorflow)."""
+    from importlib.metadata import packages_distributions
+
+    if not installed(module):
         return "not installed"
+    known = _distribution_version(module)
+    return known or next(map(_distribution_version, packages_distributions().get(module, ())), "?")
+
+
+def _distribution_version(name):
+    from importlib.metadata import PackageNotFoundError, version
+
+    with contextlib.suppress(PackageNotFoundError):
+        return version(name)
 
 
 def logical_devices(count, kind="auto"):
@@ -187,16 +256,16 @@ def logical_devices(count, kind="auto"):
         )
     if len(gpus) >= count:
         if tf.config.get_logical_device_configuration(gpus[0]):  # split by an earlier call: make it whole again
-            _split(gpus[0], count, [])
+            split(gpus[0], count, [])
         print(f"{count} physical GPU{'s' if count > 1 else ''}")
         return [f"GPU:{i}" for i in range(count)]
     if gpus:
         free = _nvidia_smi("memory.free")
         size = int(0.8 * int(free) / count) if free.isdigit() else GPU_SLICE_MIB
-        _split(gpus[0], count, [tf.config.LogicalDeviceConfiguration(memory_limit=size)] * count)
+        split(gpus[0], count, [tf.config.LogicalDeviceConfiguration(memory_limit=size)] * count)
         print(f"{count} logical GPUs, slices of one physical GPU: simulated devices prove correctness, never speed")
         return [f"GPU:{i}" for i in range(count)]
-    _split(tf.config.list_physical_devices("CPU")[0], count, [tf.config.LogicalDeviceConfiguration()] * count)
+    split(tf.config.list_physical_devices("CPU")[0], count, [tf.config.LogicalDeviceConfiguration()] * count)
     simulated = "s on one physical CPU: simulated devices prove correctness, never speed" if count > 1 else ""
     print(f"{count} logical CPU{simulated}")
     return [f"CPU:{i}" for i in range(count)]
@@ -210,7 +279,7 @@ def short_name(device):
     return found.group()
 
 
-def _split(physical, count, parts):
+def split(physical, count, parts):
     """Have TensorFlow present one physical device as these logical ones, or find that it has `count` already."""
     import tensorflow as tf
 
@@ -223,75 +292,3 @@ def _split(physical, count, parts):
                 f"{count} logical {physical.device_type} devices were asked for, but TensorFlow already runs with "
                 f"{there} and cannot change that: restart the kernel, and ask for them before anything uses TensorFlow"
             ) from None
-
-
-class Accelerator(NamedTuple):
-    """What `connect_tpu` found: a strategy, its number of replicas, and what it really is, such as "8 logical CPUs"."""
-
-    strategy: object
-    num_replicas: int
-    what: str
-
-
-TPU_FAULTS = {
-    "provide a TPU Name": "no TPU was named: say connect_tpu(name=…), or 'local' where the TPU is in this machine",
-    "already in use": "another process holds the TPU: end it (on Colab: Runtime, Manage sessions), then restart",
-    "libtpu.*(version|undefined symbol|not available in|has no attribute)": "libtpu, the TPU's library, is of another "
-    "version than TensorFlow: pip install tensorflow-tpu=={}, then restart",
-    "libtpu": "libtpu, the TPU's library, is missing: pip install tensorflow-tpu=={}, then restart",
-    "Name or service not known|Could not lookup|urlopen|UNAVAILABLE|DEADLINE": "no TPU of the name {name!r} answers: "
-    "check the name, the zone and the network",
-}
-"""What to say of errors with these words; {} is the version of TensorFlow."""
-
-
-def connect_tpu(replicas=8, name=None):
-    """Initialise the TPU, if there is one, and return it as an `Accelerator`; else that many logical CPUs in its place.
-
-    replicas: how many logical CPUs stand in for a TPU; a TPU has as many as it has.
-    name: of the TPU, or its address; by default what TPU_NAME says, else "local": in this machine, as on Colab.
-
-    Call it first: a TPU loses what was made before it is initialised, and TensorFlow's devices are fixed then. Prints
-    one line: what was found, or why there is no TPU and what to do about it. Where TensorFlow is not installed the
-    strategy is None. Raises ValueError for replicas that make no sense, RuntimeError when it comes too late.
-    """
-    replicas = whole_number("replicas", replicas, 1)
-    if _version("tensorflow") == "not installed":
-        print("TensorFlow is not installed: pip install tensorflow-tpu==2.20.0, then restart; JAX works without it")
-        return Accelerator(None, 0, "nothing: TensorFlow is not installed")
-    import tensorflow as tf
-
-    cpu = tf.config.list_physical_devices("CPU")[0]
-    _split(
-        cpu, replicas, [tf.config.LogicalDeviceConfiguration()] * replicas
-    )  # now: a failed attempt fixes the devices
-    name = os.environ.get("TPU_NAME", "local") if name is None else name
-    try:
-        resolver = tf.distribute.cluster_resolver.TPUClusterResolver(tpu=name)
-        tf.config.experimental_connect_to_cluster(resolver)
-        tf.tpu.experimental.initialize_tpu_system(resolver)
-        strategy = tf.distribute.TPUStrategy(resolver)
-    except Exception as problem:  # each way of having no TPU has its own type of error
-        print(f"{replicas} logical CPUs in place of a TPU: {_tpu_fault(problem, name)}")
-        devices = [f"CPU:{i}" for i in range(replicas)]
-        strategy = tf.distribute.MirroredStrategy(devices, tf.distribute.ReductionToOneDevice())
-        return Accelerator(strategy, replicas, f"{replicas} logical CPUs")
-    count = strategy.num_replicas_in_sync
-    print(f"a TPU with {count} core{'s' * (count > 1)}")
-    return Accelerator(strategy, count, f"{count} TPU core{'s' * (count > 1)}")
-
-
-def _tpu_fault(problem, name):
-    """Why there is no TPU, and what would help, in one sentence."""
-    import tensorflow as tf
-
-    text = f"{type(problem).__name__}: {problem}"
-    if "No OpKernel was registered" in text:
-        if glob.glob("/dev/accel*") or glob.glob("/dev/vfio/[0-9]*"):
-            version = tf.version.VERSION
-            return f"this TensorFlow has no TPU kernels: pip install tensorflow-tpu=={version}, then restart"
-        return "there is none in this machine"
-    for words, remedy in TPU_FAULTS.items():
-        if re.search(words, text):
-            return remedy.format(tf.version.VERSION, name=name)
-    return f"connecting failed ({text.splitlines()[0][:200]})"

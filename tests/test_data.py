@@ -2,8 +2,10 @@
 
 import errno
 import http.server
+import io
 import socket
 import threading
+import types
 import urllib.request
 import zlib
 
@@ -66,6 +68,7 @@ def test_wrong_name(name):
 def test_mnist(monkeypatch):
     pixels = np.array([0, 51, 255], "uint8")
     train, test = ((np.resize(pixels, (n, 28, 28)), np.arange(n, dtype="uint8")) for n in (6, 2))
+    monkeypatch.setattr(data, "_download", lambda *_: None)
     monkeypatch.setattr(keras.datasets.mnist, "load_data", lambda: (train, test))
     for (images, labels), count in zip(data.load_digits("mnist"), (6, 2), strict=True):
         assert (images.shape, images.dtype) == ((count, 28, 28, 1), "float32")
@@ -76,116 +79,109 @@ def test_mnist(monkeypatch):
 @pytest.fixture
 def cache(monkeypatch, tmp_path):
     """An empty cache for Keras."""
-    internals = keras.utils.get_file.__globals__
-    monkeypatch.setattr(internals["config"], "keras_home", lambda: str(tmp_path))
+    monkeypatch.setitem(
+        keras.utils.get_file.__globals__, "config", types.SimpleNamespace(keras_home=lambda: str(tmp_path))
+    )
     monkeypatch.setenv("KERAS_HOME", str(tmp_path))
+    monkeypatch.setenv("no_proxy", "*")
     return tmp_path
-
-
-@pytest.fixture
-def deadline():
-    """What the deadline of the process's sockets must be again afterwards."""
-    before = socket.getdefaulttimeout()
-    socket.setdefaulttimeout(7)
-    yield lambda: socket.getdefaulttimeout() == 7
-    socket.setdefaulttimeout(before)
 
 
 def files(folder):
     return [path for path in folder.rglob("*") if path.is_file()]
 
 
-def test_mnist_without_network(monkeypatch, cache, deadline):
-    asked = []
-
-    def nowhere(host, *_, **__):
-        asked.append((host, socket.getdefaulttimeout()))
+def test_mnist_without_network(monkeypatch, cache):
+    def nowhere(*_, **__):
         raise socket.gaierror(-3, "Temporary failure in name resolution")
 
     monkeypatch.setattr(socket, "getaddrinfo", nowhere)
     remedy = r'connect to the network .* or set DATASET = "digits".*name resolution'
     with pytest.raises(RuntimeError, match=remedy) as seen:
         data.load_digits("mnist")
-    assert "\n" not in str(seen.value)
-    assert [seconds for _, seconds in asked] == [30]
-    assert files(cache) == [] and deadline()
+    assert "\n" not in str(seen.value) and files(cache) == []
 
 
-@pytest.mark.parametrize(
-    "length",
-    [
-        1000,
-        None,
-    ],
-    ids=["length announced", "length unknown"],
-)
-def test_mnist_download_that_breaks_off(monkeypatch, cache, deadline, length):
-    class BreaksOff(http.server.BaseHTTPRequestHandler):
+@pytest.fixture
+def server(monkeypatch):
+    """Stands where MNIST is fetched; answers with what a test gives it, and says what timeout its reader has."""
+    given = types.SimpleNamespace(body=b"", length=None, timeouts=[])
+
+    class Answer(http.server.BaseHTTPRequestHandler):
         def do_GET(self):
             self.send_response(200)
-            if length:
-                self.send_header("Content-Length", str(length))
+            if given.length:
+                self.send_header("Content-Length", str(given.length))
             self.end_headers()
-            self.wfile.write(b"PK" * 100)
+            self.wfile.write(given.body)
 
         def log_message(self, *_):
             pass
 
-    def serve():
-        for _ in range(2):
-            server.handle_request()
+    opened = urllib.request.urlopen
 
-    monkeypatch.setenv("no_proxy", "*")
-    with http.server.HTTPServer(("127.0.0.1", 0), BreaksOff) as server:
-        thread = threading.Thread(target=serve)
+    def watched(address, **named):
+        given.timeouts.append((named.get("timeout"), socket.getdefaulttimeout()))
+        return opened(address, **named)
+
+    monkeypatch.setattr(urllib.request, "urlopen", watched)
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Answer) as server:
+        thread = threading.Thread(target=server.serve_forever, daemon=True)
         thread.start()
-        here = f"http://127.0.0.1:{server.server_port}/mnist.npz"
-        monkeypatch.setitem(
-            keras.utils.get_file.__globals__,
-            "urlretrieve",
-            lambda _, *args: urllib.request.urlretrieve(here, *args),
-        )
-        for _ in range(2):  # what the first try left behind is not taken for MNIST by the second
-            with pytest.raises(RuntimeError, match="could not be downloaded"):
-                data.load_digits("mnist")
+        monkeypatch.setattr(data, "MNIST", f"http://127.0.0.1:{server.server_port}/mnist.npz")
+        yield given
+        server.shutdown()
         thread.join(10)
-    assert deadline() and not thread.is_alive()
+
+
+@pytest.mark.parametrize("length", [1000, None], ids=["length announced", "length unknown"])
+def test_mnist_download_that_breaks_off(server, cache, length):
+    server.body, server.length = b"PK" * 100, length
+    for _ in range(2):  # what the first try left behind is not taken for MNIST by the second
+        with pytest.raises(RuntimeError, match=r"could not be downloaded: connect .*the download broke off"):
+            data.load_digits("mnist")
+        assert files(cache) == []
+
+
+def test_mnist_is_fetched_once_with_a_deadline_and_without_one_for_the_process(server, cache, monkeypatch, capsys):
+    before = socket.getdefaulttimeout()
+    archive = io.BytesIO()
+    images, labels = np.zeros((4, 28, 28), "uint8"), np.arange(4, dtype="uint8")
+    np.savez(archive, x_train=images, y_train=labels, x_test=images[:2], y_test=labels[:2])
+    server.body = archive.getvalue()
+    monkeypatch.setattr(keras.datasets.mnist, "load_data", lambda: load(data.mnist_cache()))
+    for _ in range(2):
+        (x_train, y_train), _ = data.load_digits("mnist")
+        assert x_train.shape == (4, 28, 28, 1) and y_train.tolist() == [0, 1, 2, 3]
+    assert server.timeouts == [(30, before)] and socket.getdefaulttimeout() == before
+    assert files(cache) == [data.mnist_cache()] and capsys.readouterr().out == "mnist.npz is downloaded, once …\n"
+
+
+def load(path):
+    with np.load(path) as parts:
+        return (parts["x_train"], parts["y_train"]), (parts["x_test"], parts["y_test"])
+
+
+def raising(problem):
+    def fail(*_):
+        raise problem
+
+    return fail
 
 
 @pytest.mark.parametrize(
-    "problem",
+    "problem, words",
     [
-        TimeoutError("timed out"),
-        EOFError(),
+        (TimeoutError("timed out"), "connect to the network and run this again"),
+        (EOFError(), r"connect to the network and run this again.*\(EOFError\)"),
+        (OSError(errno.ENOSPC, "No space left on device"), "free some space on the disk and run this again"),
+        (PermissionError(errno.EACCES, "Permission denied"), "let KERAS_HOME name a folder in which you may write"),
     ],
-    ids=["with text", "without text"],
 )
-def test_mnist_problem(monkeypatch, problem):
-    def fail():
-        raise problem
-
-    monkeypatch.setattr(keras.datasets.mnist, "load_data", fail)
-    with pytest.raises(RuntimeError, match=r"not in Keras' cache.*: connect to the network and run this again"):
+def test_what_can_go_wrong_with_mnist(monkeypatch, problem, words):
+    monkeypatch.setattr(data, "_download", raising(problem))
+    with pytest.raises(RuntimeError, match=f"not in Keras' cache and could not be downloaded: {words}"):
         data.load_digits("mnist")
-
-
-def test_mnist_on_a_full_disk(monkeypatch):
-    def fail():
-        raise OSError(errno.ENOSPC, "No space left on device")
-
-    monkeypatch.setattr(keras.datasets.mnist, "load_data", fail)
-    with pytest.raises(RuntimeError, match="could not be downloaded: free some space on the disk and run this again"):
-        data.load_digits("mnist")
-
-
-def test_interrupted_mnist(monkeypatch, deadline):
-    def interrupt():
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(keras.datasets.mnist, "load_data", interrupt)
-    with pytest.raises(KeyboardInterrupt):
-        data.load_digits("mnist")
-    assert deadline()
 
 
 # make_dataset

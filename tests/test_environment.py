@@ -1,6 +1,6 @@
 """What hardware is here, and N logical devices of it; with fake GPUs, since the tests run anywhere."""
 
-import importlib.metadata
+import fnmatch
 import os
 import pathlib
 import platform
@@ -14,6 +14,7 @@ import pytest
 import tensorflow as tf
 
 from course_utils import environment, plots, proofs, timing
+from course_utils.tpu import connect_tpu
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 
@@ -176,8 +177,6 @@ def test_the_card_that_is_asked_is_the_one_that_is_seen(hardware, nvidia_smi, mo
     "visible, system, remedy",
     [
         (None, "posix", "make lab GPU=1"),
-        ("-1", "posix", "CUDA_VISIBLE_DEVICES='-1' hides it"),
-        ("", "posix", "CUDA_VISIBLE_DEVICES='' hides it"),
         (None, "nt", "WSL2"),
     ],
 )
@@ -187,9 +186,47 @@ def test_a_gpu_that_tensorflow_cannot_use(hardware, nvidia_smi, monkeypatch, vis
     if visible is not None:
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
     monkeypatch.setattr(environment.os, "name", system)
-    facts = environment._unused_gpu()
+    facts = environment.facts()
     assert facts["GPUs"] == "none that TensorFlow can use, though there is one (NVIDIA H100 80GB HBM3)"
     assert remedy in facts["remedy"]
+
+
+@pytest.mark.parametrize("hidden", ["", "-1"])
+def test_a_gpu_that_is_hidden_on_purpose_needs_no_remedy(hardware, nvidia_smi, monkeypatch, hidden):
+    hardware(gpus=0)
+    nvidia_smi("Tesla T4\n")
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", hidden)
+    facts = environment.facts()
+    assert facts["GPUs"].startswith(f"none: CUDA_VISIBLE_DEVICES={hidden!r} hides Tesla T4") and "remedy" not in facts
+
+
+def test_processes_share_a_gpu(python):
+    """In this process and in those that it starts; what the user has set stays."""
+    show = (
+        "import course_utils, os, subprocess, sys\n"
+        "from course_utils.cluster import run_in_process\n"
+        "look = lambda: [os.environ[n] for n in ('TF_FORCE_GPU_ALLOW_GROWTH', 'XLA_PYTHON_CLIENT_PREALLOCATE')]\n"
+        "print(look(), run_in_process(look))"
+    )
+    assert python(show).stdout == "['true', 'false'] ['true', 'false']\n"
+    own = "import os; os.environ['TF_FORCE_GPU_ALLOW_GROWTH'] = 'false'\n"
+    assert python(own + show).stdout == "['false', 'false'] ['false', 'false']\n"
+
+
+@pytest.mark.parametrize("gpus, tpus, kind", [(0, 0, "CPU"), (2, 0, "GPU"), (1, 8, "TPU")])
+def test_what_computes_here(hardware, gpus, tpus, kind):
+    hardware(gpus, tpus)
+    assert environment.accelerator() == kind
+
+
+@pytest.mark.parametrize("files, kind", [([], "CPU"), (["/dev/accel0"], "TPU"), (["/dev/vfio/0"], "TPU")])
+def test_what_computes_here_without_tensorflow(monkeypatch, files, kind):
+    monkeypatch.delitem(sys.modules, "tensorflow")
+    monkeypatch.setattr(environment.glob, "glob", lambda pattern: fnmatch.filter(files, pattern))
+    assert environment.accelerator() == kind
+    monkeypatch.delenv("TPU_SKIP_MDS_QUERY", raising=False)
+    environment.quiet_logs()
+    assert os.environ.get("TPU_SKIP_MDS_QUERY") == (None if files else "1")
 
 
 def test_the_report_has_the_remedy(hardware, nvidia_smi, monkeypatch):
@@ -300,118 +337,6 @@ def test_the_error_of_late_devices_comes_on_any_number_of_gpus(hardware, gpus, n
     assert capsys.readouterr().out.startswith("RuntimeError: ")
 
 
-# connect_tpu
-
-
-@pytest.fixture
-def tpu(monkeypatch):
-    """Fake TensorFlow's ways to a TPU: `tpu(fault, at)` has one of them raise; returns what was asked of it."""
-
-    def fake(fault=None, at="initialize", cores=8, accelerators=()):
-        asked = []
-
-        def step(name, result=None):
-            def take(*args, **named):
-                asked.append((name, *args, *named.values()))
-                if fault is not None and at == name:
-                    raise fault
-                return result
-
-            return take
-
-        strategy = types.SimpleNamespace(num_replicas_in_sync=cores)
-        monkeypatch.setattr(tf.distribute.cluster_resolver, "TPUClusterResolver", step("resolve", "the resolver"))
-        monkeypatch.setattr(tf.config, "experimental_connect_to_cluster", step("connect"))
-        monkeypatch.setattr(tf.tpu.experimental, "initialize_tpu_system", step("initialize"))
-        monkeypatch.setattr(tf.distribute, "TPUStrategy", step("strategy", strategy))
-        monkeypatch.setattr(
-            environment.glob, "glob", lambda pattern: list(accelerators) * (pattern[:10] == "/dev/accel")
-        )
-        return asked
-
-    monkeypatch.delenv("TPU_NAME", raising=False)
-    return fake
-
-
-@pytest.mark.parametrize("cores, what", [(8, "8 TPU cores"), (1, "1 TPU core")])
-def test_a_tpu_is_initialised_before_anything_else(tpu, capsys, cores, what):
-    asked = tpu(cores=cores)
-    found = environment.connect_tpu(4)
-    assert (found.strategy.num_replicas_in_sync, found.num_replicas, found.what) == (cores, cores, what)
-    resolver = "the resolver"
-    assert asked == [("resolve", "local"), *((name, resolver) for name in ("connect", "initialize", "strategy"))]
-    assert capsys.readouterr().out == f"a TPU with {what.replace('TPU ', '')}\n"
-
-
-@pytest.mark.parametrize("named, given, asked_for", [(None, "mine", "mine"), ("env", None, "env"), ("env", "x", "x")])
-def test_which_tpu_is_asked_for(tpu, monkeypatch, named, given, asked_for):
-    asked = tpu()
-    if named:
-        monkeypatch.setenv("TPU_NAME", named)
-    environment.connect_tpu(4, given)
-    assert asked[0] == ("resolve", asked_for)
-
-
-NO_KERNEL = "TPUs not found in the cluster. Failed in initialization: No OpKernel was registered to support Op"
-HELD = "The TPU is already in use by process with pid 7. Not attempting to load libtpu.so in this process."
-FAULTS = [
-    (tf.errors.NotFoundError(None, None, NO_KERNEL), "initialize", (), "there is none in this machine"),
-    (
-        tf.errors.NotFoundError(None, None, NO_KERNEL),
-        "initialize",
-        ["/dev/accel0"],
-        "this TensorFlow has no TPU kernels",
-    ),
-    (ValueError("Please provide a TPU Name to connect to."), "resolve", (), "no TPU was named: say connect_tpu(name="),
-    (tf.errors.AbortedError(None, None, HELD), "connect", (), "another process holds the TPU: end it"),
-    (RuntimeError("Failed to open libtpu.so: cannot open shared object"), "initialize", (), "library, is missing: pip"),
-    (
-        AttributeError("module 'libtpu' has no attribute 'get_library_path'"),
-        "connect",
-        (),
-        "is of another version than",
-    ),
-    (
-        OSError("libtpu.so: undefined symbol: TpuInit"),
-        "connect",
-        (),
-        "is of another version than TensorFlow: pip install",
-    ),
-    (
-        OSError("<urlopen error [Errno -2] Name or service not known>"),
-        "connect",
-        (),
-        "no TPU of the name 'local' answers",
-    ),
-    (KeyError("something new"), "strategy", (), "connecting failed (KeyError: 'something new')"),
-]
-
-
-@pytest.mark.parametrize("fault, at, accelerators, words", FAULTS)
-def test_every_way_of_having_no_tpu_is_one_sentence(tpu, capsys, fault, at, accelerators, words):
-    tpu(fault, at, accelerators=accelerators)
-    found = environment.connect_tpu(4)
-    said = capsys.readouterr().out
-    assert said.startswith("4 logical CPUs in place of a TPU: ") and words in said and said.count("\n") == 1
-    assert (found.num_replicas, found.what) == (4, "4 logical CPUs")
-    assert found.strategy.num_replicas_in_sync == 4 and isinstance(found.strategy, tf.distribute.MirroredStrategy)
-
-
-def test_no_tpu_here(capsys):
-    """TensorFlow's own resolver, on this machine."""
-    found = environment.connect_tpu(4)
-    assert found.what == "4 logical CPUs" and "4 logical CPUs in place of a TPU: " in capsys.readouterr().out
-    assert float(found.strategy.reduce("SUM", found.strategy.run(lambda: tf.ones([])), axis=None)) == 4
-
-
-def test_tpu_asked_for_too_late_or_wrongly(tpu):
-    tpu()
-    with pytest.raises(RuntimeError, match="3 logical CPU devices were asked for, but TensorFlow already runs with 4"):
-        environment.connect_tpu(3)
-    with pytest.raises(ValueError, match="replicas=0: must be a whole number"):
-        environment.connect_tpu(0)
-
-
 # short_name
 
 
@@ -470,16 +395,55 @@ def test_no_accelerator(hardware):
 
 
 def test_facts_without_tensorflow(monkeypatch):
-    def version(package):
-        raise importlib.metadata.PackageNotFoundError(package)
-
-    monkeypatch.setitem(sys.modules, "tensorflow", None)
-    monkeypatch.setattr(importlib.metadata, "version", version)
+    for name in "tensorflow", "keras":
+        monkeypatch.setitem(sys.modules, name, None)
     facts = environment.facts()
     assert list(facts) == [*FACTS, "remedy"]
     assert (facts["TensorFlow"], facts["Keras"]) == ("not installed", "not installed")
     assert (facts["GPUs"], facts["TPUs"]) == ("unknown", "unknown")
-    assert "TensorFlow cannot be imported" in facts["remedy"]
+    assert "install requirements.txt" in facts["remedy"]
+
+
+@pytest.mark.parametrize("name", ["tensorflow-cpu", "tensorflow-tpu", "tf-nightly"])
+def test_whatever_the_package_is_called(python, tmp_path, name):
+    """What counts is what can be imported, and the version that it states."""
+    (tmp_path / "tensorflow.py").write_text(
+        "from types import SimpleNamespace as N\n__version__ = '2.99.0'\nget_logger = lambda: N(setLevel=print)\n"
+        "config = N(list_physical_devices=lambda kind: [])\n"
+    )
+    packages = {f"{name}-2.99.0": "tensorflow", "keras_nightly-3.99": "keras"}
+    (tmp_path / "keras.py").touch()
+    for folder, module in packages.items():
+        (tmp_path / f"{folder}.dist-info").mkdir()
+        distribution, version = folder.rsplit("-", 1)
+        (tmp_path / f"{folder}.dist-info" / "METADATA").write_text(f"Name: {distribution}\nVersion: {version}\n")
+        (tmp_path / f"{folder}.dist-info" / "top_level.txt").write_text(module)
+    answer = python(HIDE + "from course_utils.environment import facts; print(facts())")
+    assert "'TensorFlow': '2.99.0', 'Keras': '3.99'" in answer.stdout and "remedy" not in answer.stdout, answer.stderr
+
+
+HIDE = """
+import importlib.metadata as m
+known = m.version
+def version(name):  # the ones that are installed here
+    if name in ("tensorflow", "keras"):
+        raise m.PackageNotFoundError(name)
+    return known(name)
+m.version = version
+"""
+
+
+@pytest.mark.parametrize("libtpu, fits", [("0.0.52", False), ("0.0.32", False), ("0.0.31", True), ("0.0.21.1", True)])
+def test_a_libtpu_with_which_tensorflow_would_abort(monkeypatch, capsys, libtpu, fits):
+    monkeypatch.setattr(environment, "_version", lambda module: libtpu)
+    monkeypatch.setattr(environment, "_distribution_version", {"tensorflow-tpu": "2.20.0"}.get)
+    assert (environment.unfit_libtpu() == "") == fits
+    if not fits:
+        facts = environment.facts()
+        assert facts["TensorFlow"] == "not loaded" and '"libtpu<0.0.32"' in facts["remedy"]
+        assert connect_tpu(4).strategy is None and "too new for tensorflow-tpu 2.20.0" in capsys.readouterr().out
+    monkeypatch.setattr(environment, "_distribution_version", {"tensorflow-tpu": "2.22.0"}.get)
+    assert environment.unfit_libtpu() == ""
 
 
 def test_colab(monkeypatch):

@@ -10,7 +10,6 @@ import socket
 import subprocess
 import sys
 
-import keras
 import nbformat
 import numpy as np
 import pytest
@@ -63,10 +62,10 @@ def python(code, *options):
 
 def without_network(problem):
     def run(tmp_path, monkeypatch):
-        def fails():
+        def fails(*_):
             raise problem
 
-        monkeypatch.setattr(keras.datasets.mnist, "load_data", fails)
+        monkeypatch.setattr(data, "_download", fails)
         data.load_digits("mnist")
 
     return run

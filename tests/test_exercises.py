@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from course_utils import exercises
 from course_utils.cluster import WorkerError
 from course_utils.data import make_dataset
 from course_utils.exercises import (
@@ -467,6 +468,45 @@ def cases(answers):
 @pytest.mark.parametrize("exercise, answer", cases(RIGHT))
 def test_right_answer(verdict, exercise, answer):
     assert re.fullmatch(r"Exercise \d: ✓ right\n", verdict(exercise, answer))
+
+
+def of_another_type(answer, kind):
+    """What a learner may as well return: NumPy's or TensorFlow's number for Python's, a tuple for a list."""
+    if isinstance(answer, list):
+        return tuple(of_another_type(entry, kind) for entry in answer)
+    return {int: np.int64, float: np.float32}[type(answer)](answer) if kind == "NumPy" else tf.constant(answer)
+
+
+@pytest.mark.parametrize("kind", ["NumPy", "TensorFlow"])
+@pytest.mark.parametrize(
+    "exercise",
+    ["ring_order", "micro_batches", "shares", "examples_seen", "replica_loss", "interval", "fitting_batch"],
+)
+def test_right_answer_of_another_type(verdict, exercise, kind):
+    def answer(*given):
+        value = RIGHT[exercise][0](*given)
+        value = value.numpy().item() if hasattr(value, "numpy") else value.item() if hasattr(value, "item") else value
+        return of_another_type(value, kind)
+
+    assert "✓ right" in verdict(exercise, answer)
+
+
+def test_right_tuples_and_texts_of_numpy(verdict):
+    assert "✓ right" in verdict("addresses", lambda *given: tuple(map(np.str_, RIGHT["addresses"][0](*given))))
+    assert "✓ right" in verdict("gradient_average", lambda *given: tuple(RIGHT["gradient_average"][0](*given)))
+    assert "✓ right" in verdict("fitting_batch", lambda *given: float(RIGHT["fitting_batch"][0](*given)))
+
+
+@pytest.mark.parametrize("value", ["5", 2.5, math.nan, math.inf, True, [5], np.ones(1)])
+def test_no_whole_number(value):
+    assert exercises.whole(value) is None
+
+
+def test_what_the_check_cannot_judge_is_not_called_the_learners_fault(verdict, monkeypatch):
+    assert "What you return cannot be judged: TypeError: " in verdict("average_loss", lambda *_: object())
+    monkeypatch.setattr("course_utils.planner.pipeline_idle_share", int)  # a fault of the check's own
+    assert "What you return cannot be judged: TypeError: int() " in verdict("micro_batches", lambda *_: 27)
+    assert RAISED in verdict("micro_batches", functools.partial(boom))
 
 
 @pytest.mark.parametrize("exercise, answer, reason", cases(WRONG))

@@ -101,6 +101,7 @@ from course_utils import environment, planner, plots, proofs
 from course_utils.data import load_digits
 from course_utils.model import build_model
 from course_utils.exercises import data_vs_model_parallelism as exercises
+from course_utils.tpu import connect_tpu
 
 (x_train, y_train), (x_test, y_test) = load_digits()
 model = build_model()
@@ -110,7 +111,7 @@ proofs.same(model.get_weights(), build_model().get_weights(), 0, "the same seed,
 exercises.micro_batches(lambda stages, idle: 1)
 print(x_train.shape, np.asarray(model(x_test[:2])).shape, sum(layer.parameters for layer in layers))
 print(environment.report())
-print(environment.connect_tpu())
+print(connect_tpu())
 """
 
 
@@ -145,7 +146,7 @@ def test_notebook_on_colabs_tpu_runtime(without_tensorflow):
     """Where TensorFlow is missing, notebook 04 gets to the end of its part on JAX."""
     program = (ROOT / "tests" / "colab" / "tpu.py").read_text(encoding="utf-8")
     answer = without_tensorflow(program, cwd=ROOT / "notebooks")
-    assert "TensorFlow is not installed: pip install tensorflow-tpu" in answer.stdout
+    assert 'TensorFlow is not installed: pip install "tensorflow-tpu==2.20.0" "libtpu<0.0.32"' in answer.stdout
     assert "sharded: weights after 12 steps = alone: max |Δ| ≤ 5e-06 ✓" in answer.stdout
     assert answer.stdout.endswith("reached jax-trap\n")
 

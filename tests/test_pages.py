@@ -81,6 +81,31 @@ def test_a_promise_that_is_not_kept_is_named(copy, capsys, name, old, new):
     assert derive.main([], copy) == 0 and derive.main(["--check"], copy) == 0
 
 
+@pytest.mark.parametrize(
+    "name, old, new, words",
+    [
+        ("notebooks/01_one_device_strategy.ipynb", " minutes to work through", " min to do", "01_one_device_strategy"),
+        ("notebooks/01_one_device_strategy.ipynb", "</a>\\n", "</a> \\n", "01_one_device_strategy, first cell"),
+        ("notebooks/01_one_device_strategy.ipynb", '"id": "next"', '"id": "ways"', "has no cell called next"),
+        ("README.md", "| [02 Several GPUs]", "| [GPUs]", "README.md: what"),
+        ("README.md", "<!-- end -->", "", "README.md: lacks"),
+        ("notebooks/errors.md", "from here on written", "written", "notebooks/errors.md: lacks"),
+        ("tools/seconds.json", "02_gpu_strategy", "02_gpus", "02_gpu_strategy: was never executed"),
+    ],
+)
+def test_a_place_that_was_reworded_away_is_named(copy, capsys, name, old, new, words):
+    text = (copy / name).read_text(encoding="utf-8")
+    assert old in text
+    (copy / name).write_text(text.replace(old, new), encoding="utf-8")
+    assert derive.main(["--check"], copy) == 1 and words in capsys.readouterr().out
+
+
+def test_a_sixth_notebook_is_told_what_it_lacks(copy, capsys):
+    shutil.copy(copy / "notebooks" / "01_one_device_strategy.ipynb", copy / "notebooks" / "07_more.ipynb")
+    assert derive.main(["--check"], copy) == 1
+    assert "07_more: has no short name; give it one in NAMES" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize("name", [path.stem for path in PAGES if path.suffix == ".ipynb"])
 def test_a_word_of_the_glossary_is_linked_where_it_is_first_used(name):
     cells = nbformat.read(ROOT / "notebooks" / f"{name}.ipynb", as_version=4).cells

@@ -8,12 +8,14 @@ import sys
 from itertools import combinations, pairwise
 from pathlib import Path
 
+import nbformat
 import numpy as np
 import pytest
 
 from course_utils import planner
 from course_utils.planner import LayerCost, Memory
 
+ROOT = Path(__file__).resolve().parent.parent
 CONV = 3 * 3 * 1 * 32 + 32  # 320
 HIDDEN = 13 * 13 * 32 * 128 + 128  # 692,352
 LOGITS = 128 * 10 + 10  # 1,290
@@ -584,9 +586,9 @@ def test_a_layer_may_keep_more_than_it_puts_out():
 def test_checkpointed_keeps_the_last_output_of_each_segment_and_computes_once_more():
     blocks = [planner.LayerCost(f"block {i}", 12, 10, 99, kept=160) for i in range(5)]
     two = planner.checkpointed(blocks, 2)
-    assert [(each.name, each.parameters, each.outputs, each.kept) for each in two] == [
-        ("block 0 to block 2", 36, 10, 10), ("block 3 to block 4", 24, 10, 10)
-    ]  # fmt: skip
+    assert [(one.name, one.parameters, one.kept) for one in two] == [
+        (f"block {i}", 12, 10 * (i in (2, 4))) for i in range(5)
+    ]
     each = planner.checkpointed(blocks, 5)
     assert [(one.name, one.kept, one.flops) for one in each] == [(f"block {i}", 10, 132) for i in range(5)]
     rates = {"flops_per_second": 1e3, "bandwidth": 1e3, "latency": 0}
@@ -596,6 +598,34 @@ def test_checkpointed_keeps_the_last_output_of_each_segment_and_computes_once_mo
     for segments in (0, 6, 1.5):
         with pytest.raises(ValueError, match=f"segments={segments}: must be a whole number from 1 to 5"):
             planner.checkpointed(blocks, segments)
+
+
+def test_checkpointing_never_needs_more_and_sends_as_much():
+    for segments in range(1, len(SEEN) + 1):
+        saving = planner.checkpointed(SEEN, segments)
+        held, before = (planner.memory(costs, "one device", 1, 64)[0].activations for costs in (saving, SEEN))
+        assert held <= before and (segments < len(SEEN) or held == before), segments
+        for strategy in ("tensor split", "data parallel", "ZeRO-3"):
+            sent = [planner.wire_bytes(costs, strategy, 4, 64) for costs in (saving, SEEN)]
+            assert sent[0] == sent[1], (segments, strategy)
+    blocks = [LayerCost(f"{i}", 64, 8, 1) for i in range(8)]
+    sent = [planner.wire_bytes(costs, "tensor split", 4, 8) for costs in (planner.checkpointed(blocks, 4), blocks)]
+    assert sent[0] == sent[1]
+
+
+def test_notebook_00s_transformer_sends_what_megatron_says():
+    """Four all-reduces of the activations in each block, two forward and two backward."""
+    blocks, width, tokens, texts, devices = 24, 2048, 2048, 16, 8
+    names = {"planner": planner}
+    path = ROOT / "notebooks" / "00_data_vs_model_parallelism.ipynb"
+    source = next(cell.source for cell in nbformat.read(path, as_version=4).cells if cell.id == "transformer")
+    exec(source.split("\nprint(")[0], names)
+    layers = names["transformer"](blocks, width)
+    sent = planner.wire_bytes(layers, "tensor split", devices, texts)[0]
+    expected = 4 * blocks * 2 * (devices - 1) / devices * tokens * width * texts * 4
+    assert sent == pytest.approx(expected, rel=1 / (4 * blocks))  # the first layer needs no gradient of its input
+    assert sum(layer.parameters for layer in layers) == 12 * blocks * width**2
+    assert sum(layer.flops for layer in layers) == 24 * blocks * tokens * width**2
 
 
 def test_memory_in_larger_units():

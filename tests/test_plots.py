@@ -800,3 +800,46 @@ def test_text_is_readable_in_a_box(what):
 def test_heatmap_needs_a_row_for_each_row():
     with pytest.raises(ValueError, match=r"values: shape \(1, 2\); must be \(2, 2\)"):
         plots.heatmap([[1, 2]], [1, 2], [1, 2], "x", "y", "%", "Too few")
+
+
+ONE = {"curve": [0.1, 0.5]}
+
+
+@pytest.mark.parametrize("limits", [(0, 0.7), [0, 0.7], [None, 0.7], np.array([0, 0.7])])
+def test_limits_are_a_pair_in_any_form(limits):
+    (axes,) = plots.lines(ONE, "T", "x", "y", ylim=limits).axes
+    assert axes.get_ylim()[1] == 0.7
+    both = plots.lines([ONE, ONE], "T", "x", "y", ylim=limits).axes
+    assert [axes.get_ylim()[1] for axes in both] == [0.7, 0.7]
+
+
+def test_limits_for_each_panel():
+    pair = plots.lines([ONE, ONE], "T", "x", ["y", "z"], ylim=[None, [0, 2]]).axes
+    assert pair[1].get_ylim() == (0, 2) and pair[0].get_ylim()[1] != 2
+
+
+@pytest.mark.parametrize(
+    "draw, words",
+    [
+        (lambda: plots.lines(ONE, "T", "x", ["y"]), r"y=\['y'\]: must be no list, since curves is one panel"),
+        (lambda: plots.lines(ONE, "T", "x", "y", names=["a", "b"]), "names=.*: must be no list"),
+        (lambda: plots.lines([ONE, ONE], "T", "x", ["y"]), "y=.*: must be a list of 2, one entry a panel"),
+        (lambda: plots.lines([ONE, ONE], "T", "x", "y", ylim=[(0, 1)] * 3), "ylim=.*: must be a list of 2"),
+        (lambda: plots.lines(ONE, "T", "x", "y", ylim=0.7), "ylim: 0.7 is not a list, a tuple or an array"),
+        (lambda: plots.lines(ONE, "T", "x", "y", ylim=(0, 1, 2)), r"ylim=.*: must be a pair \(low, high\)"),
+        (lambda: plots.bars({"a": 1}, "u", "T", across={"one": 1, "two": 2}), "across=.*: bars take one line at most"),
+        (lambda: plots.histogram({"a": 3}, "x", "y", "T"), r"groups\['a'\]: 3 is not a list, a tuple or an array"),
+        (lambda: plots.histogram({"a": [0.5]}, "x", "y", "T"), r"groups\['a'\]=0.5: must be a whole number"),
+        (lambda: plots.histogram({"a": np.ones((2, 2))}, "x", "y", "T"), "must be a whole number"),
+        (lambda: plots.histogram({"a": np.array([])}, "x", "y", "T"), "groups=.*: give at least one"),
+    ],
+)
+def test_an_option_that_does_not_fit_says_what_would(draw, words):
+    with pytest.raises(ValueError, match=words):
+        draw()
+
+
+def test_a_histogram_of_an_array():
+    found, same = (plots.histogram({"a": kind([1, 2, 2])}, "x", "y", "T") for kind in (np.array, list))
+    heights = [[bar.get_height() for bar in figure.axes[0].patches] for figure in (found, same)]
+    assert heights[0] == heights[1] == pytest.approx([100 / 3, 200 / 3])

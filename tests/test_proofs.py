@@ -153,3 +153,23 @@ def test_a_notebook_does_not_echo_the_difference():
     echo = DisplayFormatter().format
     assert echo(0.5)[0] == {"text/plain": "0.5"}
     assert echo(proofs.same(1.0, 1.5, 1, "a = b")) == ({}, {})
+
+
+@pytest.mark.parametrize("kind", ["GPU", "TPU"])
+def test_a_tolerance_that_was_not_measured_here_stops_nobody(capsys, monkeypatch, kind):
+    monkeypatch.setattr(proofs.environment, "accelerator", lambda: kind)
+    assert proofs.same(1.0, 1.0 + 5e-5, 1e-5, "a = b") == pytest.approx(5e-5)
+    assert capsys.readouterr().out == f"a = b: max |Δ| = 5e-05, above 1e-05: not yet measured here, on a {kind}\n"
+    proofs.same(1.0, 1.0 + 5e-6, 1e-5, "a = b")
+    assert capsys.readouterr().out == "a = b: max |Δ| ≤ 1e-05 ✓\n"
+    for wrong, tolerance in ((1.001, 1e-5), (np.nan, 1e-5), (1.1, 0)):
+        with pytest.raises(AssertionError, match="✗ max"):
+            proofs.same(1.0, wrong, tolerance, "a = b")
+
+
+def test_a_cell_run_again_counts_once(monkeypatch):
+    monkeypatch.setattr(proofs, "MADE", {})
+    for second in (1.1, 1.2):
+        proofs.same(1.0, second, 0.5, "a = b")
+    proofs.same(1.0, 1.0, 0, "the same bits")
+    assert list(proofs.MADE) == ["a = b"] and proofs.MADE["a = b"] == (pytest.approx(0.2), 0.5)

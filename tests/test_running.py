@@ -16,7 +16,9 @@ ROOT = pathlib.Path(__file__).resolve().parent.parent
 NOTEBOOK = ROOT / "notebooks" / "01_one_device_strategy.ipynb"
 sys.path.insert(0, str(ROOT / "tools"))
 
+import bench  # noqa: E402
 import colab_list  # noqa: E402
+import compatibility  # noqa: E402
 import publish  # noqa: E402
 import refresh  # noqa: E402
 import run  # noqa: E402
@@ -29,16 +31,17 @@ def opening_cells(last):
     return notebook
 
 
-def nbval(notebook, folder):
-    """Run strict nbval, as configured for the project, on a copy of the notebook that stands in `folder`/notebooks."""
+def nbval(notebook, folder, *words, path="notebooks/copy.ipynb", cwd=".", **env):
+    """Run nbval, strict or with `words`, as configured for the project, on a copy of the notebook in `folder`."""
     (folder / "notebooks").mkdir(exist_ok=True)
     nbformat.write(notebook, folder / "notebooks" / "copy.ipynb")
-    for name in ("course_utils", "pyproject.toml", "tests/nbval_sanitize.cfg"):
+    for name in ("course_utils", "conftest.py", "pyproject.toml", "tests/nbval_sanitize.cfg"):
         (folder / name).parent.mkdir(exist_ok=True)
         if not (folder / name).exists():
             (shutil.copytree if (ROOT / name).is_dir() else shutil.copy)(ROOT / name, folder / name)
-    command = [sys.executable, "-m", "pytest", "--nbval", "-p", "no:cacheprovider", "-q", "notebooks/copy.ipynb"]
-    return subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=300)
+    command = [sys.executable, "-m", "pytest", *(words or ["--nbval"]), "-p", "no:cacheprovider", "-q", path]
+    env = os.environ | env
+    return subprocess.run(command, cwd=folder / cwd, env=env, capture_output=True, text=True, timeout=300)
 
 
 def test_an_altered_output_fails(tmp_path):
@@ -50,6 +53,14 @@ def test_an_altered_output_fails(tmp_path):
     output.text = output.text.replace("CPU:0", "CPU:1")
     altered = nbval(notebook, tmp_path)
     assert altered.returncode == 1 and "1 failed" in altered.stdout, altered.stdout
+
+
+@pytest.mark.parametrize("words, seen", [(["--nbval"], "-1"), (["--nbval-lax"], "0")])
+def test_gpus_are_hidden_where_outputs_are_compared_whoever_starts_pytest(tmp_path, words, seen):
+    source = f"import os; assert os.environ['CUDA_VISIBLE_DEVICES'] == {seen!r}"
+    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(source)])
+    said = nbval(notebook, tmp_path, *words, path="copy.ipynb", cwd="notebooks", CUDA_VISIBLE_DEVICES="0")
+    assert said.returncode == 0, said.stdout
 
 
 def test_set_up_on_colab_says_when_the_repository_is_unset(tmp_path):
@@ -212,13 +223,20 @@ def test_a_kernel_that_dies_is_one_notebooks_failure(tmp_path, capsys, monkeypat
     assert "Kernel died" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("tool", [refresh, run, publish], ids=lambda tool: tool.__name__)
+@pytest.mark.parametrize("tool", [refresh, run, publish, bench, compatibility], ids=lambda tool: tool.__name__)
 def test_help(tool, capsys):
     try:
         assert tool.main(["--help"]) == 0
     except SystemExit as end:
         assert end.code == 0
     assert tool.__doc__.splitlines()[0] in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("tool, words", [(compatibility, "--chek"), (compatibility, "nosuch"), (bench, "nothing")])
+def test_unknown_words_are_refused(tool, words, capsys):
+    with pytest.raises(SystemExit) as end:
+        tool.main([words])
+    assert end.value.code == 2 and words in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("tool", [refresh, run], ids=lambda tool: tool.__name__)

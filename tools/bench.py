@@ -1,10 +1,11 @@
 """Print what a launch of two workers costs, and what they pay for talking: TensorFlow's, and PyTorch's if it is there.
 
-    python tools/bench.py [launch] [network]        by default both; some three minutes
+    python tools/bench.py [launch | network]        by default both; some three minutes
 
 Ratios of medians, taken in turns in one run, on this machine. Nothing here is a test: a slow machine is no fault.
 """
 
+import argparse
 import contextlib
 import json
 import os
@@ -141,6 +142,16 @@ def network():
     print(f"{'TensorFlow / PyTorch':26}" + "".join(f"{ratio:>13}" for ratio in ratios))
 
 
+PARTS = {"launch": launch, "network": network}
+
+
+def main(arguments):
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("part", nargs="?", choices=[*PARTS, "all"], default="all")
+    part = parser.parse_args(arguments).part
+    for function in PARTS.values() if part == "all" else [PARTS[part]]:
+        function()
+
+
 if __name__ == "__main__":
-    for part in sys.argv[1:] or ["launch", "network"]:
-        {"launch": launch, "network": network}[part]()
+    main(sys.argv[1:])

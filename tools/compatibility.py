@@ -8,6 +8,7 @@ usage: python tools/compatibility.py             run all here, store what is see
 ✓ means: 8 steps end with the weights of 8 plain steps without a strategy, at the same global batch.
 """
 
+import argparse
 import datetime
 import importlib.metadata
 import itertools
@@ -204,11 +205,15 @@ def sentence(problem):
     return text if len(text) <= 110 else text[:109] + "…"
 
 
+def chosen(words):
+    """The combinations (strategy, way, option) whose names hold all the words."""
+    combinations = itertools.product(STRATEGIES, WAYS, OPTIONS)
+    return [names for names in combinations if all(word in ", ".join(names) for word in words)]
+
+
 def look(words=()):
-    """Run all combinations whose names hold the words, two at a time: {"strategy, way, option": what is seen}."""
-    combinations = [
-        each for each in itertools.product(STRATEGIES, WAYS, OPTIONS) if all(word in ", ".join(each) for word in words)
-    ]
+    """Run the chosen combinations, two at a time: {"strategy, way, option": what is seen}."""
+    combinations = chosen(words)
     ways = list(dict.fromkeys(way for _, way, _ in combinations))
     expected = [("none", way, "plain", size) for way in ways for size in (BATCH_SIZE, 2 * BATCH_SIZE)]
     with multiprocessing.pool.ThreadPool(2) as pool:
@@ -267,17 +272,21 @@ def main(arguments):
             answer = sentence(problem)
         print(json.dumps(answer))
         return 0
-    if arguments[:1] in (["-h"], ["--help"]):
-        print(__doc__)
-        return 0
-    check = arguments == ["--check"]
-    found = look(() if check else arguments)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("words", nargs="*", help="of a combination's name")
+    parser.add_argument("--check", action="store_true", help="change nothing")
+    options = parser.parse_args(arguments)
+    if options.words and options.check:
+        parser.error("--check looks at all combinations: leave the words out")
+    if not chosen(options.words):
+        parser.error(f"no combination's name holds {' and '.join(options.words)}")
+    found = look(options.words)
     stored = json.loads(STORED.read_text(encoding="utf-8")) if STORED.exists() else {}
-    if arguments and not check:
+    if options.words:
         for combination, said in found.items():
             print(f"{combination}: {said}")
         return 0
-    if check:
+    if options.check:
         promised = stored.get(versions(), {}).get("seen", {})
         wrong = {each: said for each, said in found.items() if said != promised.get(each)}
         for combination, said in wrong.items():

@@ -31,6 +31,18 @@ GITHUB = "https://github.com/OWNER/NAME/blob/main/notebooks"
 ERRORS = "<!-- from here on written by tools/derive.py, from the notebooks' own last sections -->\n"
 
 
+class Unwritten(Exception):
+    """A place that should hold something derived, and does not."""
+
+
+def put(pattern, text, new, where):
+    """The text with what the pattern finds, once, written anew."""
+    text, count = re.subn(pattern, new, text)
+    if count != 1:
+        raise Unwritten(f"{where}: what {pattern!r} describes stands there {count} times, and must once")
+    return text
+
+
 def minutes(notebook):
     """To work through a notebook, to the quarter of an hour.
 
@@ -118,29 +130,42 @@ def derived(root=ROOT):
     """`(path, text as it should be)` of every file that holds something derived."""
     names = sorted(path.stem for path in (root / "notebooks").glob("*.ipynb"))
     seconds = json.loads((root / "tools" / "seconds.json").read_text(encoding="utf-8"))
+    for name in names:
+        if name[:2] not in NAMES:
+            raise Unwritten(f"{name}: has no short name; give it one in NAMES, in tools/derive.py")
+        if name not in seconds:
+            raise Unwritten(f"{name}: was never executed by tools/refresh.py, so its minutes are not known")
     notebooks = {name: nbformat.read(root / "notebooks" / f"{name}.ipynb", as_version=4) for name in names}
     repository, revision = publish.published(root)
     readme = (root / "README.md").read_text(encoding="utf-8")
     for name, notebook in notebooks.items():
         cells = {cell.id: cell for cell in notebook.cells}
+        if absent := {"title", "errors", "next"} - set(cells):
+            raise Unwritten(f"{name}: has no cell called {' or '.join(sorted(absent))}")
         top, bottom = around(name, names)
         computed = computing(seconds[name])
         takes = rf"\g<1>{minutes(notebook)}\g<2>{computed:g} minute{'s' if computed > 1 else ''}\g<3>"
-        first = re.sub(
+        first = put(
             r"(\*\*Takes\*\* )\d+( minutes to work through.*?; the computing is about )[\d.]+ minutes?( on a laptop)",
-            takes,
             cells["title"].source,
+            takes,
+            f"{name}, first cell",
         )
-        cells["title"].source = re.sub(r"(?<=</a>\n\n)\[.*\n", lambda _, top=top: top + "\n", first)
+        top_line = (r"(?<=</a>\n\n)\[.*\n", first, lambda _, top=top: top + "\n", f"{name}, first cell")
+        cells["title"].source = put(*top_line)
         ends = cells["next"].source.partition("\n\n[")[0].rstrip() + "\n\n" + bottom
         cells["next"].source = publish.rewritten(ends, repository, revision)
         row = rf"(\| \[{name[:2]} .*? \| )\d+ \([\d.]+\)( \| )"
-        readme = re.sub(row, rf"\g<1>{minutes(notebook)} ({computed:g})\g<2>", readme)
+        readme = put(row, readme, rf"\g<1>{minutes(notebook)} ({computed:g})\g<2>", "README.md")
         yield root / "notebooks" / f"{name}.ipynb", nbformat.writes(notebook) + "\n"
     marks = "<!-- written by tools/derive.py -->\n", "\n<!-- end -->"
+    if any(mark not in readme for mark in marks):
+        raise Unwritten(f"README.md: lacks {marks[0].strip()} and its end")
     start, end = readme.index(marks[0]) + len(marks[0]), readme.index(marks[1])
     yield root / "README.md", readme[:start] + versions() + readme[end:]
     page = (root / "notebooks" / "errors.md").read_text(encoding="utf-8")
+    if ERRORS not in page:
+        raise Unwritten(f"notebooks/errors.md: lacks {ERRORS.strip()}")
     yield root / "notebooks" / "errors.md", page.partition(ERRORS)[0] + ERRORS + errors(notebooks)
 
 
@@ -148,7 +173,11 @@ def main(arguments, root=ROOT):
     if arguments not in ([], ["--check"]):
         print(__doc__)
         return 0 if arguments in (["-h"], ["--help"]) else 2
-    stale = [(path, text) for path, text in derived(root) if path.read_text(encoding="utf-8") != text]
+    try:
+        stale = [(path, text) for path, text in derived(root) if path.read_text(encoding="utf-8") != text]
+    except Unwritten as problem:
+        print(problem)
+        return 1
     for path, text in stale:
         if arguments:
             print(f"{path.relative_to(root)}: says something else than it should; type: python tools/derive.py")

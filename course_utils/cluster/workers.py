@@ -179,6 +179,12 @@ def _folder(call):
         shutil.rmtree(path, ignore_errors=True)
 
 
+def free_addresses(count):
+    """As many addresses of this machine, `"localhost:port"`, whose ports are free now (and might be taken later)."""
+    with _reserved_ports(whole_number("count", count, 1)) as ports:
+        return [f"localhost:{port.getsockname()[1]}" for port in ports]
+
+
 class _Worker:
     """One process: what it says, what it returns, how it ended."""
 

@@ -1,6 +1,6 @@
 """Checks of the exercises of notebook 00."""
 
-from course_utils.exercises import exercise, missing
+from course_utils.exercises import exercise, missing, whole
 
 
 @exercise("Exercise 1")
@@ -41,16 +41,15 @@ def gradient_average(function):
 @exercise("Exercise 2")
 def ring_order(chunk_to_send):
     """Exercise 2: `chunk_to_send(device, step, num_devices)` is the chunk that goes to the next device."""
-    import numbers
-
     for n in 4, 5:
         held = [[{device} for _ in range(n)] for device in range(n)]  # whose contributions each chunk contains
         for step in range(n - 1):
             chosen = [chunk_to_send(device, step, n) for device in range(n)]
             if missing(*chosen):
                 return missing(*chosen)
-            if any(not isinstance(chunk, numbers.Integral) for chunk in chosen):
-                return f"A chunk's number must be a whole number, not {chosen[0]!r}."
+            chosen, given = [whole(chunk) for chunk in chosen], chosen
+            if None in chosen:
+                return f"A chunk's number must be a whole number, not {given[chosen.index(None)]!r}."
             if any(not 0 <= chunk < n for chunk in chosen):
                 device = next(d for d in range(n) if not 0 <= chosen[d] < n)
                 return (
@@ -87,14 +86,15 @@ def micro_batches(function):
         found = function(stages, idle)
         if missing(found):
             return missing(found)
-        if found != found or found != int(found):
-            return f"The number of micro-batches must be a whole number, not {found!r}: round up."
+        found, given = whole(found), found
+        if found is None:
+            return f"The number of micro-batches must be a whole number, not {given!r}: round up."
         if found < 1:
             return f"For {stages} stage{'s' * (stages > 1)} it says {found:g}: at least one micro-batch is needed."
-        if pipeline_idle_share(stages, int(found)) > idle:
-            share = pipeline_idle_share(stages, int(found))
+        if pipeline_idle_share(stages, found) > idle:
+            share = pipeline_idle_share(stages, found)
             return f"With {stages} stages and {found:g} micro-batches each still waits {share:.0%} of the time."
-        if found > 1 and pipeline_idle_share(stages, int(found) - 1) <= idle:
+        if found > 1 and pipeline_idle_share(stages, found - 1) <= idle:
             return f"{found:g} are enough for {stages} stages and {idle:.0%}, but so are fewer."
     return ""
 

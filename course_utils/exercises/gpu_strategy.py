@@ -1,6 +1,6 @@
 """Checks of the exercises of notebook 02."""
 
-from course_utils.exercises import exercise, missing
+from course_utils.exercises import exercise, missing, whole
 
 
 def _batches(strategy, dataset):
@@ -37,7 +37,9 @@ def shares(function):
             return missing(found)
         if not hasattr(found, "__len__") or len(found) != count:
             return f"For {count} replica{'s' * (count > 1)} it must return a list of {count}, not {found!r}."
-        found, share = [int(each) for each in found], -(-batch // count)
+        if None in (numbers := [whole(number) for number in found]):
+            return f"{batch} examples, {count} replicas: each part must be a whole number, not {found!r}."
+        found, share = numbers, -(-batch // count)
         right = [max(0, min(share, batch - k * share)) for k in range(count)]
         if sum(found) != batch:
             return f"Of {batch} examples your {count} replicas get {found}, {sum(found)} together."
@@ -58,8 +60,8 @@ def examples_seen(function, strategy):
         found = function(strategy, next(iter(strategy.experimental_distribute_dataset(dataset))))
         if missing(found):
             return missing(found)
-        if int(found) != batch:
-            return f"A batch of {batch} examples on {strategy.num_replicas_in_sync} replicas: you count {int(found)}."
+        if whole(found) != batch:
+            return f"A batch of {batch} examples on {strategy.num_replicas_in_sync} replicas: you count {found}."
     return ""
 
 

@@ -2,7 +2,7 @@
 
 import json
 
-from course_utils.exercises import exercise, missing
+from course_utils.exercises import exercise, missing, whole
 from course_utils.proofs import message
 
 
@@ -103,8 +103,9 @@ def interval(function):
         if missing(found):
             return missing(found)
         case = f"Steps of {step} ms, exchanges of {exchange} ms, at most {most:.0%}"
-        if not isinstance(found, int) or isinstance(found, bool) or found < 1:
-            return f"{case}: you return {found!r}, and K must be a whole number from 1 up."
+        found, given = whole(found), found
+        if found is None or found < 1:
+            return f"{case}: you return {given!r}, and K must be a whole number from 1 up."
         shares = [exchange / (k * step + exchange) if k else 1 for k in (found - 1, found)]
         if shares[1] > most + 1e-9:
             return f"{case}: with K = {found} the exchange takes {shares[1]:.1%} of the time."
@@ -121,6 +122,6 @@ def addresses(function):
         if missing(found):
             return missing(found)
         right = [f"{node}:{port + k}" for node, count in zip(nodes, tasks, strict=True) for k in range(count)]
-        if found != right:
+        if not isinstance(found, (list, tuple)) or list(map(str, found)) != right:
             return f"Nodes {nodes} with {tasks} tasks, port {port}: it should be {right}, and you return {found}."
     return ""

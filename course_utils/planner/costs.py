@@ -7,7 +7,7 @@ import bisect
 import itertools
 import math
 import operator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from course_utils.arguments import finite_number, one_of, whole_number
 
@@ -139,22 +139,22 @@ def layer_costs(model):
 
 
 def checkpointed(layers, segments):
-    """The layers as activation checkpointing makes them (Chen et al., 2016): `segments` LayerCost, each a run of layers
-    of which only the last output is kept.
+    """The same layers with activation checkpointing (Chen et al., 2016): of each of `segments` runs of layers only the
+    last output is kept.
 
     The rest is computed again in the backward pass: one more forward pass, so that a step of three becomes one of four.
     Left out: the segment at work, whose activations are all there for a moment. Raises ValueError for nonsense.
     """
     plan(layers, "one device", 1, 1, 1, None)
     segments = whole_number("segments", segments, 1, len(layers), "the number of layers")
-    sizes = [_share(len(layers), segments, index) for index in range(segments)]
-    rest, runs = iter(layers), []
-    for size in sizes:
-        run = list(itertools.islice(rest, size))
-        name = run[0].name if size == 1 else f"{run[0].name} to {run[-1].name}"
-        again = -(-4 * sum(layer.flops for layer in run) // 3)
-        runs.append(LayerCost(name, sum(layer.parameters for layer in run), run[-1].outputs, again))
-    return runs
+    rest, found = iter(layers), []
+    for index in range(segments):
+        run = list(itertools.islice(rest, _share(len(layers), segments, index)))
+        kept = min(run[-1].outputs, sum(layer.kept for layer in run))  # a view alone keeps nothing
+        for layer in run:
+            again = -(-4 * layer.flops // 3)
+            found.append(replace(layer, flops=again, kept=kept if layer is run[-1] else 0))
+    return found
 
 
 def memory(layers, strategy, devices, global_batch_size, optimizer="adam", bytes_per_value=4, cuts=None):

@@ -1,7 +1,9 @@
 """Charts: curves, bars, histograms and timelines, with the few options that the course's figures need."""
 
 import itertools
+import math
 
+from course_utils.arguments import whole_number
 from course_utils.plots import style
 from course_utils.plots.style import INK, number, styled
 
@@ -9,6 +11,25 @@ from course_utils.plots.style import INK, number, styled
 def _needs(name, values):
     if not values or not all(values if isinstance(values, list) else [values]):
         raise ValueError(f"{name}={values!r}: give at least one")
+
+
+def _row(name, values):
+    """The values as a tuple, or ValueError if they are not several in a row."""
+    try:
+        return tuple(values)
+    except TypeError:
+        raise ValueError(f"{name}: {values!r} is not a list, a tuple or an array") from None
+
+
+def _for_each_panel(name, option, panels, several):
+    """One entry of an option for each panel: a list with one for each, or one that serves them all."""
+    pair = name == "ylim" and isinstance(option, list) and not any(isinstance(entry, (list, tuple)) for entry in option)
+    if not isinstance(option, list) or (pair and any(entry is not None for entry in option)):
+        return [option] * panels
+    if not several or len(option) != panels:
+        what = f"a list of {panels}, one entry a panel" if several else "no list, since curves is one panel"
+        raise ValueError(f"{name}={option!r}: must be {what}")
+    return option
 
 
 def _spread(values):
@@ -24,16 +45,20 @@ def lines(curves, title, x, y, *, looks=None, log="", ylim=None, across=None, at
     """Curves against something, in one panel or in several side by side.
 
     curves: `{label: points}`; points are `{x: y}`, `{x: (median, low, high)}`, or a list, y at 1, 2, 3, … A list of
-        such dicts makes a panel of each; every option below may then be a list too, one entry a panel.
+        such dicts makes a panel of each; only then may every option below be a list too, one entry a panel.
     x, y: labels of the axes, with units. One y for several panels: they share its scale.
     looks: `{label: name}`, a key of `style.LOOKS` or COLOURS, for curves whose look means something.
-    log: "x", "y" or "xy", the logarithmic axes. ylim: of the y axes; linear ones start at 0 by default.
+    log: "x", "y" or "xy", the logarithmic axes. ylim: `(low, high)` of the y axes; linear ones start at 0 by default.
     across, at: `{text: value}`, lines across (named in the legend) and upright ones. names: titles of the panels.
     """
     _needs("curves", curves)
-    panels = curves if isinstance(curves, list) else [curves]
+    panels, several = (curves, True) if isinstance(curves, list) else ([curves], False)
     panels = [{k: v if isinstance(v, dict) else dict(enumerate(v, 1)) for k, v in each.items()} for each in panels]
-    options = [v if isinstance(v, list) else [v] * len(panels) for v in (x, y, log, ylim, across, at, names)]
+    options = {"x": x, "y": y, "log": log, "ylim": ylim, "across": across, "at": at, "names": names}
+    options = [_for_each_panel(name, option, len(panels), several) for name, option in options.items()]
+    options[3] = [None if limits is None else _row("ylim", limits) for limits in options[3]]
+    if any(limits is not None and len(limits) != 2 for limits in options[3]):
+        raise ValueError(f"ylim={ylim!r}: must be a pair (low, high), or with several panels a list of pairs")
     figure, (row,) = style.new_axes(title, height, ncols=len(panels), squeeze=False, sharey=isinstance(y, str))
     styles, handles = style.curve_looks(list(dict.fromkeys(itertools.chain(*panels))), looks), {}
     for axes, panel, xlabel, ylabel, logs, limits, levels, places, name in zip(row, panels, *options, strict=True):
@@ -93,6 +118,8 @@ def bars(values, unit, title, *, stacked=True, looks=None, across=None):
     import numpy as np
 
     _needs("values", values)
+    if len(across or {}) > 1:
+        raise ValueError(f"across={across!r}: bars take one line at most")
     ((line, most),) = (across or {"": np.inf}).items()
     table = [each if isinstance(each, dict) else {"": each} for each in values.values()]
     parts = list(dict.fromkeys(itertools.chain(*table)))
@@ -136,8 +163,14 @@ def _rows(axes, names, unit):
 
 @styled()
 def histogram(groups, x, y, title, what="compute"):
-    """How often each whole number occurs, in % of its group. groups: `{label: [whole numbers]}`; what: of COLOURS."""
-    _needs("groups", groups)
+    """How often each whole number occurs, in % of its group.
+
+    groups: `{label: whole numbers}`, in a list or an array of one dimension; what: of COLOURS.
+    """
+    groups = {label: _row(f"groups[{label!r}]", values) for label, values in groups.items()}
+    _needs("groups", list(groups.values()))
+    for label, values in groups.items():
+        groups[label] = [whole_number(f"groups[{label!r}]", value, -math.inf) for value in values]
     figure, axes = style.new_axes(title, 3.2)
     width = 0.8 / len(groups)
     for k, (label, look) in enumerate(style.bar_looks(groups, None, what).items()):

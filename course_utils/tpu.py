@@ -1,0 +1,102 @@
+"""Finding a TPU, learning why there is none, and the device for which XLA compiles."""
+
+import functools
+import os
+import re
+from typing import NamedTuple
+
+from course_utils import environment
+from course_utils.arguments import whole_number
+
+
+class Accelerator(NamedTuple):
+    """What `connect_tpu` found: a strategy, its number of replicas, and what it really is, such as "8 logical CPUs"."""
+
+    strategy: object
+    num_replicas: int
+    what: str
+
+
+NO_TPU_HERE = "No OpKernel was registered|tpu_node_interfaces.*platform"
+"""TensorFlow without TPU kernels says the first, tensorflow-tpu on a machine without a TPU the second."""
+FAULTS = {
+    "provide a TPU Name": "no TPU was named: say connect_tpu(name=…), or 'local' where the TPU is in this machine",
+    "already in use": "another process holds the TPU: end it (on Colab: Runtime, Manage sessions), then restart",
+    "libtpu.*(version|undefined symbol|not available in|has no attribute)": "libtpu, the TPU's library, is of another "
+    f"version than TensorFlow: {environment.INSTALL_FOR_TPU}",
+    "libtpu": f"libtpu, the TPU's library, is missing: {environment.INSTALL_FOR_TPU}",
+    "Name or service not known|Could not lookup|urlopen|UNAVAILABLE|DEADLINE": "no TPU of the name {name!r} answers: "
+    "check the name, the zone and the network",
+}
+"""What to say of errors with these words."""
+
+
+def connect_tpu(replicas=8, name=None):
+    """Initialise the TPU, if there is one, and return it as an `Accelerator`; else that many logical CPUs in its place.
+
+    replicas: how many logical CPUs stand in for a TPU; a TPU has as many as it has.
+    name: of the TPU, or its address; by default what TPU_NAME says, else "local": in this machine, as on Colab.
+
+    Call it first: a TPU loses what was made before it is initialised, and TensorFlow's devices are fixed then. Prints
+    one line: what was found, or why there is no TPU and what to do about it. Where TensorFlow is not installed, or
+    would abort with the libtpu that is, the strategy is None. Raises ValueError for replicas that make no sense,
+    RuntimeError when it comes too late.
+    """
+    replicas = whole_number("replicas", replicas, 1)
+    if not environment.installed("tensorflow"):
+        print(f"TensorFlow is not installed: {environment.INSTALL_FOR_TPU}; JAX works without it")
+        return Accelerator(None, 0, "nothing: TensorFlow is not installed")
+    if problem := environment.unfit_libtpu():
+        print(problem)
+        return Accelerator(None, 0, "nothing: TensorFlow cannot be loaded")
+    import tensorflow as tf
+
+    physical = tf.config.list_physical_devices("CPU")[0]
+    parts = [tf.config.LogicalDeviceConfiguration()] * replicas
+    environment.split(physical, replicas, parts)  # now: a failed attempt fixes the devices
+    name = os.environ.get("TPU_NAME", "local") if name is None else name
+    try:
+        resolver = tf.distribute.cluster_resolver.TPUClusterResolver(tpu=name)
+        tf.config.experimental_connect_to_cluster(resolver)
+        tf.tpu.experimental.initialize_tpu_system(resolver)
+        strategy = tf.distribute.TPUStrategy(resolver)
+    except Exception as problem:  # each way of having no TPU has its own type of error
+        print(f"{replicas} logical CPUs in place of a TPU: {_sentence(problem, name)}")
+        devices = [f"CPU:{i}" for i in range(replicas)]
+        strategy = tf.distribute.MirroredStrategy(devices, tf.distribute.ReductionToOneDevice())
+        return Accelerator(strategy, replicas, f"{replicas} logical CPUs")
+    count = strategy.num_replicas_in_sync
+    print(f"a TPU with {count} core{'s' * (count > 1)}")
+    return Accelerator(strategy, count, f"{count} TPU core{'s' * (count > 1)}")
+
+
+def _sentence(problem, name):
+    """Why there is no TPU, and what would help, in one sentence."""
+    text = f"{type(problem).__name__}: {problem}"
+    if re.search(NO_TPU_HERE, text):
+        if "No OpKernel" in text and environment.tpu_in_machine():
+            return f"this TensorFlow has no TPU kernels: {environment.INSTALL_FOR_TPU}"
+        return "there is none in this machine"
+    for words, remedy in FAULTS.items():
+        if re.search(words, text):
+            return remedy.format(name=name)
+    return f"connecting failed ({text.splitlines()[0][:200]})"
+
+
+@functools.cache
+def xla_device():
+    """Where to try XLA, and whether it compiles there: ("TPU:0", True) if there is a TPU, else ("CPU:0", True).
+
+    tensorflow-tpu compiles for TPUs only. Where it finds none this is ("CPU:0", False), and a line, once, says so.
+    """
+    import tensorflow as tf
+
+    if tf.config.list_logical_devices("TPU"):
+        return "TPU:0", True
+    try:
+        with tf.device("CPU:0"):
+            tf.function(lambda x: x + 1, jit_compile=True)(tf.constant(1.0))
+    except tf.errors.NotFoundError:  # "could not find registered transfer manager for platform Host"
+        print("This TensorFlow compiles for TPUs only, and finds none: what follows runs without the compiler.")
+        return "CPU:0", False
+    return "CPU:0", True
