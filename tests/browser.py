@@ -11,6 +11,8 @@ import signal
 import subprocess
 import sys
 import time
+import urllib.parse
+import urllib.request
 
 import nbformat
 import psutil
@@ -32,8 +34,14 @@ QUIET = [
 ]
 
 
+LIFELINE = '"$@" & read -r _; kill -TERM $!; wait'  # sh reads until nobody holds the other end of its stdin any more
+
+
 class Lab:
-    """A JupyterLab on a copy of the course, and its address, in which the token need not be typed."""
+    """A JupyterLab on a copy of the course, and its address, in which the token need not be typed.
+
+    However this process ends, also by SIGKILL, JupyterLab ends with it, and ends its kernels.
+    """
 
     def __init__(self, folder):
         for name in "notebooks", "course_utils":
@@ -44,10 +52,12 @@ class Lab:
         config = {f"JUPYTER_{name}_DIR": str(folder / name.lower()) for name in ("CONFIG", "RUNTIME")}
         config |= {f"JUPYTERLAB_{name}_DIR": str(folder) for name in ("SETTINGS", "WORKSPACES")}
         env = os.environ | config | {"PYTHONFAULTHANDLER": "1"}
-        command = [sys.executable, "-m", "jupyter", "lab", "--no-browser", "--allow-root", "--ip=127.0.0.1", "--port=0"]
+        jupyter = ["jupyter", "lab", "--no-browser", "--allow-root", "--ip=127.0.0.1", "--port=0"]
+        command = ["sh", "-c", LIFELINE, "lab", sys.executable, "-m", *jupyter]
         self.log = folder / "log"
+        ways = {"stdin": subprocess.PIPE, "stderr": subprocess.STDOUT, "start_new_session": True}
         with open(self.log, "w") as log:
-            self.server = subprocess.Popen(command, cwd=folder, env=env, stdout=log, stderr=log, start_new_session=True)
+            self.server = subprocess.Popen(command, cwd=folder, env=env, stdout=log, **ways)
 
     def wait(self, seconds=60):
         deadline = time.monotonic() + seconds
@@ -58,14 +68,15 @@ class Lab:
 
     def stacks(self):
         """End the kernels, each with a last word on where its threads are; the end of the log."""
-        kernels = psutil.Process(self.server.pid).children()
+        (lab,) = psutil.Process(self.server.pid).children()
+        kernels = lab.children()
         for kernel in kernels:
             kernel.send_signal(signal.SIGABRT)
         psutil.wait_procs(kernels, timeout=30)
         return self.log.read_text()[-20_000:]
 
     def close(self):
-        os.killpg(self.server.pid, signal.SIGTERM)  # the kernels too
+        self.server.stdin.close()
         self.server.wait(30)
 
 
@@ -77,6 +88,30 @@ def lab(tmp_path_factory):
         yield lab
     finally:
         lab.close()
+
+
+HOLD = """
+import browser, pathlib, signal, sys
+lab = browser.Lab(pathlib.Path(sys.argv[1]))
+lab.wait()
+print(lab.address, flush=True)
+signal.pause()
+"""
+
+
+def test_nothing_is_left_when_the_tests_are_killed(tmp_path):
+    env = os.environ | {"PYTHONPATH": str(ROOT / "tests")}
+    tests = subprocess.Popen([sys.executable, "-c", HOLD, tmp_path], env=env, stdout=subprocess.PIPE, text=True)
+    place = urllib.parse.urlsplit(tests.stdout.readline().strip())
+    start = urllib.request.Request(
+        f"http://{place.netloc}/api/kernels?{place.query}", data=b"{}", headers={"Content-Type": "application/json"}
+    )
+    urllib.request.urlopen(start, timeout=60).close()
+    left = psutil.Process(tests.pid).children(recursive=True)
+    assert len(left) >= 3, "a shell, JupyterLab and a kernel"
+    tests.kill()
+    tests.wait()
+    assert psutil.wait_procs(left, timeout=60)[1] == []
 
 
 @pytest.fixture(scope="module")
