@@ -15,7 +15,7 @@ import subprocess
 import sys
 import urllib.parse
 
-from course_utils import cluster, data, environment, proofs
+from course_utils import cluster, data, environment, errors
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 NEEDED = ("tensorflow", "keras", "numpy", "scipy", "scikit-learn", "matplotlib", "psutil", "cloudpickle")
@@ -136,7 +136,7 @@ def workers():
         cluster.run_on_workers(_nothing, timeout=20)
         yield OK, "worker processes start (notebook 03)", ""
     except Exception as problem:  # a missing package, a full disk, another system
-        yield FAIL, f"worker processes do not start: {proofs.message(problem)[0]}", "notebook 03 needs them"
+        yield FAIL, f"worker processes do not start: {errors.message(problem)[0]}", "notebook 03 needs them"
 
 
 def _nothing():

@@ -1,10 +1,10 @@
 """Proofs: a claim, printed when it holds, and an error that stops the notebook when it does not."""
 
 import contextlib
-import re
 
 from course_utils import environment
 from course_utils.arguments import finite_number
+from course_utils.errors import opening
 
 MADE = {}
 """What `same` has found so far in this process, for a figure: {claim: (largest difference, tolerance above 0)}."""
@@ -89,19 +89,3 @@ def raises(error, sentences=1, words=None):
     else:
         names = " or ".join(each.__name__ for each in (error if isinstance(error, tuple) else (error,)))
         raise AssertionError(f"this should have raised {names}, and did not")
-
-
-def message(problem):
-    """The lines of an error's text, at least one, without the preambles that TensorFlow puts before what happened."""
-    text = re.sub(r"\x1b\[[\d;]*m|\{\{function_node .*?\}\} ?", "", str(problem)).strip() or "(no message)"
-    if text.startswith("Graph execution error:"):  # what happened comes last, after where it was written
-        text = text.split("\n\n")[-1].strip()
-    text = re.sub(r"^\d+ root error\(s\) found\.\s+\(0\) \w+:\s+", "", text)  # a list or not: a matter of timing
-    return text.splitlines()
-
-
-def opening(problem, sentences=1):
-    """The first sentences of an error's text, without what differs from run to run and from one build to another."""
-    text = re.sub(r" \[Op:.*", "", message(problem)[0])
-    text = re.sub(r"<[\w.]*?(\w+) object at 0x[0-9a-f]+>", r"<\1>", text)
-    return " ".join(re.split(r"(?<=[.!?]) (?=[A-Z])", text)[:sentences])

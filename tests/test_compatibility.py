@@ -7,6 +7,9 @@ import sys
 
 import pytest
 
+from course_utils.cluster import Outcome, WorkerError
+from course_utils.errors import message
+
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "tools"))
 
@@ -29,7 +32,8 @@ ROOTS = "  (0) INVALID_ARGUMENT:  Trying to access resource a/3 (defined @ /x.py
 )
 def test_an_error_is_said_in_one_sentence(text, said):
     assert compatibility.sentence(ValueError(text)) == f"ValueError: {said}"
-    assert compatibility.sentence(RuntimeError(f"worker 0 raised KeyError: {text}")) == f"KeyError: {said}"
+    raised = Outcome("worker 0", "raised", "KeyError", message(ValueError(text))[0])
+    assert compatibility.sentence(WorkerError(0, [raised])) == f"KeyError: {said}"
 
 
 def test_verdicts():

@@ -13,7 +13,7 @@ import pytest
 import tensorflow as tf
 
 from course_utils import exercises
-from course_utils.cluster import WorkerError
+from course_utils.cluster import Outcome, WorkerError
 from course_utils.data import make_dataset
 from course_utils.exercises import (
     data_vs_model_parallelism,
@@ -118,8 +118,8 @@ def both(function, timeout):
     try:
         return [function(), function()]
     except ValueError as problem:
-        text = f"every worker raised ValueError: {problem}"
-        raise WorkerError(0, "exception", text, [text] * 2, [[]] * 2) from None
+        raised = [Outcome(f"worker {index}", "raised", "ValueError", str(problem)) for index in range(2)]
+        raise WorkerError(0, raised) from None
 
 
 def config(hosts, port, index, **task):

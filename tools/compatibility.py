@@ -194,12 +194,13 @@ def verdict(found, expected, option):
 
 def sentence(problem):
     """An error's name and first words, without what differs from run to run."""
-    from course_utils import proofs
+    from course_utils.cluster import WorkerError
+    from course_utils.errors import opening
 
     name, said = type(problem).__name__, str(problem)
-    if raised := re.match(r"(?:every worker|worker \d+|the process) raised (\w+): ", said):
-        name, said = raised[1], said[raised.end() :]
-    said = re.sub(r" \(defined @ [^)]*\)", "", proofs.opening(said))
+    if isinstance(problem, WorkerError) and (outcome := problem.outcomes[problem.index]).kind == "raised":
+        name, said = outcome.type, outcome.message
+    said = re.sub(r" \(defined @ [^)]*\)", "", opening(said))
     said = re.sub(r"(?<=resource )\S+|(?<=device )/\S+|(?<=')while/[^']*(?=')", "…", said)
     text = f"{name}: {said}"
     return text if len(text) <= 110 else text[:109] + "…"

@@ -8,7 +8,8 @@ outlives its run); on a shared or public network that is not enough: use a firew
 """
 
 # ruff: noqa: F401
+from course_utils.cluster.outcomes import Outcome, WorkerError
 from course_utils.cluster.script import write_script
 from course_utils.cluster.slurm import slurm_tf_config
 from course_utils.cluster.tf_config import build_tf_config, check_tf_config
-from course_utils.cluster.workers import WorkerError, free_addresses, run_in_process, run_on_workers
+from course_utils.cluster.workers import free_addresses, run_in_process, run_on_workers

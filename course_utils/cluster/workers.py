@@ -1,55 +1,39 @@
-"""The launcher: functions of the notebook in fresh processes; what they say, how they end, and nothing left behind."""
+"""The launcher: functions of the notebook in processes of their own; their output, results, how each one ended."""
 
 import collections
 import contextlib
-import io
+import json
 import linecache
 import os
-import pickle
 import re
 import selectors
 import shutil
 import signal
 import socket
-import subprocess
 import sys
 import tempfile
-import threading
 import time
-import traceback
-import types
 
 from course_utils.arguments import finite_number, whole_number
+from course_utils.cluster import fork_server, packing
+from course_utils.cluster.outcomes import Outcome, WorkerError
 from course_utils.cluster.tf_config import build_tf_config
-from course_utils.proofs import message
+from course_utils.errors import message
 
 MOST_WORKERS = 64
 GRACE = 12
 """Seconds that the others get to end by themselves once one has failed, so that their errors can be read: TensorFlow
 notices at once that a connection breaks, and after ten seconds that a worker's heartbeat has stopped."""
+CLOSING = 20
+"""Seconds in which all workers of a run must be gone when it ends."""
 LOG_LINE = re.compile(r"WARNING: All log messages before absl::|([IWE])\d{4} [\d:.]+ +\d+ [\w./]+:\d+\] ")
 """What TensorFlow 2.20 logs, whatever TF_CPP_MIN_LOG_LEVEL says: I, W and E for information, warnings and errors."""
 SHOWN = 2**16
 """Characters of a worker's output that are passed on; the last lines go into an error in any case."""
 
 
-class WorkerError(RuntimeError):
-    """What befell a group of workers: the first failure, then how each of them ended, with the last lines it wrote.
-
-    index: the worker that failed first. how: "exception", "deadline", a signal's name, or "exit code 3".
-    endings, logs: for each worker, how it ended, and the last lines of what it printed.
-    """
-
-    def __init__(self, index, how, text, endings, logs):
-        told = [text]
-        for ending, log in zip(endings, logs, strict=True):
-            told += [ending] * (ending != text or len(endings) > 1) + [f"    {line}" for line in log]
-        super().__init__("\n".join(told))
-        self.index, self.how, self.endings, self.logs = index, how, endings, logs
-
-
 def run_on_workers(function, *args, workers=2, timeout=120, restarts=0, env=None, coordinated=False):
-    """Run `function(*args)` in fresh processes that form a cluster; return what each returned, in the workers' order.
+    """Run `function(*args)` in processes of their own that form a cluster; return what each returned, in their order.
 
     function: any function, such as one written in a notebook's cell. It travels with what it refers to and with its
         source; what cannot travel (a strategy, a lock) must be made inside it. Its results travel back.
@@ -58,14 +42,21 @@ def run_on_workers(function, *args, workers=2, timeout=120, restarts=0, env=None
     timeout: seconds for everything together, restarts included.
     restarts: how often all of them are started again after one *died* (was killed, or left without returning). Not
         after an exception, which would come again, nor after the deadline.
-    env: environment variables for the workers, added to this process's. In each, COURSE_ATTEMPT counts the restarts.
+    env: environment variables for the workers, added to this process's: a dict, or a function from a worker's index to
+        one. In each, COURSE_ATTEMPT counts the restarts.
     coordinated: worker 0 coordinates the others. The run ends when it has returned, and how the others fare until then
         is its business: they may wait for ever, fail or die, and then None stands for what they returned.
 
+    On Linux the workers are forked from a process that has loaded TensorFlow and Keras, one for each Keras backend; it
+    starts with the first run and ends with this process. Their random numbers differ. Where `env` holds what is read
+    when these are imported (TF_…, XLA_…, JAX_…, KERAS_… but the backend, PYTHON…, LD_…, OMP_…), on macOS, and beside a
+    TPU, they are fresh interpreters, which takes seconds more.
+
     What a worker prints appears here at once, its index in front. A worker that has returned stays until all have,
     because the others may still need its server. Workers see no GPU unless `env` sets CUDA_VISIBLE_DEVICES: one GPU
-    cannot serve two of them. TMPDIR is a folder of theirs, gone after the run. At the end, after an error, when the
-    cell is interrupted and when this process is killed, all workers and what they started are killed.
+    cannot serve two of them. TMPDIR is a folder of each one's own, gone after the run, unless `env` names another. At
+    the end, after an error, when the cell is interrupted and when this process is killed, all workers and what they
+    started are killed (on macOS not what has begun a session of its own).
 
     Raises WorkerError when a worker raises, dies, or misses the deadline (the others get 12 seconds to say what they
     noticed); ValueError for arguments that make no sense or cannot travel; RuntimeError on other systems than Linux
@@ -75,35 +66,40 @@ def run_on_workers(function, *args, workers=2, timeout=120, restarts=0, env=None
     restarts = whole_number("restarts", restarts)
     deadline = time.monotonic() + finite_number("timeout", timeout)
     call = _packed(function, args)
-    env = {"CUDA_VISIBLE_DEVICES": "-1"} | {name: str(value) for name, value in (env or {}).items()}
+    chosen = [{"CUDA_VISIBLE_DEVICES": "-1"} | _texts(env(index) if callable(env) else env) for index in range(count)]
     names = [f"worker {index}" for index in range(count)]
     for attempt in range(restarts + 1):
         try:
             with _reserved_ports(count) as ports:
                 addresses = [f"localhost:{port.getsockname()[1]}" for port in ports]
-                configs = [{"TF_CONFIG": build_tf_config(addresses, index)} for index in range(count)]
-                each = [env | config | {"COURSE_ATTEMPT": str(attempt)} for config in configs]
-                awaited = names[:1] if coordinated else names
-                return _run(call, names, each, deadline, timeout, ports, attempt < restarts, awaited)
+                envs = [
+                    own | {"TF_CONFIG": build_tf_config(addresses, index), "COURSE_ATTEMPT": str(attempt)}
+                    for index, own in enumerate(chosen)
+                ]
+                again, awaited = attempt < restarts, 1 if coordinated else count
+                return _run(call, names, envs, deadline, timeout, ports, again, awaited)
         except WorkerError as failure:
-            if failure.how in ("exception", "deadline") or attempt == restarts:
+            if failure.outcomes[failure.index].kind in ("raised", "deadline") or attempt == restarts:
                 raise
             print(f"{str(failure).splitlines()[0]}: all are started again ({attempt + 1} of {restarts})", flush=True)
 
 
 def run_in_process(function, *args, env=None, timeout=120):
-    """Run `function(*args)` in one fresh process without TF_CONFIG, and return what it returns.
+    """Run `function(*args)` in one process of its own, without TF_CONFIG, and return what it returns.
 
     For what must not happen in this process, or cannot any more: a crash, another Keras backend, other devices.
     Everything else is as in `run_on_workers`, but that it sees the GPUs that this process sees.
     """
     deadline = time.monotonic() + finite_number("timeout", timeout)
-    env = {name: str(value) for name, value in (env or {}).items()}
-    return _run(_packed(function, args), ["the process"], [env], deadline, timeout)[0]
+    return _run(_packed(function, args), ["the process"], [_texts(env)], deadline, timeout)[0]
+
+
+def _texts(env):
+    return {name: str(value) for name, value in (env or {}).items()}
 
 
 def _packed(function, args):
-    """The call as bytes, with the source of what was defined in cells, which no file holds."""
+    """The call as blocks of bytes, with the source of what was defined in cells, which no file holds."""
     if not sys.platform.startswith(("linux", "darwin")):
         raise RuntimeError(
             f"worker processes can be started on Linux and macOS, and this is {sys.platform}: on Windows use WSL2"
@@ -116,31 +112,12 @@ def _packed(function, args):
         if len(entry) == 4 and not os.path.exists(name)
     }
     try:
-        return pickle.dumps((cells, _dumps((function, args))))
+        return packing.pack((cells, function, args))
     except Exception as problem:  # every type has its own way to refuse
         raise ValueError(
             f"function: {getattr(function, '__name__', function)} or its arguments cannot be sent to another process "
             f"({type(problem).__name__}: {message(problem)[0]}): make such things inside the function"
         ) from problem
-
-
-def _dumps(value):
-    """The value as bytes, by cloudpickle, which forgets in which cell a function stood: here that is kept."""
-    import cloudpickle
-
-    class Pickler(cloudpickle.Pickler):
-        reduce_code = cloudpickle.Pickler.dispatch_table[types.CodeType]
-        dispatch_table = cloudpickle.Pickler.dispatch_table.new_child(
-            {types.CodeType: lambda code, reduce=reduce_code: (_code, (code.co_filename, *reduce(code)))}
-        )
-
-    file = io.BytesIO()
-    Pickler(file).dump(value)
-    return file.getvalue()
-
-
-def _code(filename, build, parts):
-    return build(*parts).replace(co_filename=filename)
 
 
 @contextlib.contextmanager
@@ -159,26 +136,6 @@ def _reserved_ports(count):
         yield ports
 
 
-@contextlib.contextmanager
-def _folder(call):
-    """A temporary folder with the call in it."""
-    path = None
-    try:
-        path = tempfile.mkdtemp(prefix="course-workers-")
-        with open(os.path.join(path, "call"), "wb") as file:
-            file.write(call)
-    except OSError as problem:
-        shutil.rmtree(path or "", ignore_errors=True)
-        raise RuntimeError(
-            f"temporary files for the workers cannot be written ({problem.strerror}): free some space, or set TMPDIR "
-            "to a folder that has some"
-        ) from problem
-    try:
-        yield path
-    finally:
-        shutil.rmtree(path, ignore_errors=True)
-
-
 def free_addresses(count):
     """As many addresses of this machine, `"localhost:port"`, whose ports are free now (and might be taken later)."""
     with _reserved_ports(whole_number("count", count, 1)) as ports:
@@ -186,213 +143,199 @@ def free_addresses(count):
 
 
 class _Worker:
-    """One process: what it says, what it returns, how it ended."""
+    """One process: what it prints, what it returns, how it ended."""
 
-    def __init__(self, name, prefix, folder, env, port=None):
-        path = os.pathsep.join(os.path.abspath(each) for each in sys.path)
-        base = {key: value for key, value in os.environ.items() if key not in ("TF_CONFIG", "COURSE_ATTEMPT")}
-        env = base | {"PYTHONPATH": path, "PYTHONUNBUFFERED": "1", "TMPDIR": folder} | env
-        self.answers, answer = os.pipe()
-        fds = [answer] + ([port.fileno()] if port else [])
-        command = [sys.executable, "-c", "from course_utils.cluster import workers; workers.work()", *map(str, fds)]
-        ways = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
+    def __init__(self, name, prefix, level):
+        self.outcome, self.prefix, self.value = Outcome(name), prefix, lambda: None
+        self.output, output = os.pipe()
+        self.result, result = os.pipe()
+        lifeline, self.lifeline = os.pipe()
+        self.theirs = [output, result, lifeline]
+        self.quiet = "IWE"[: int(level) if level.isdigit() else 0]
+        self.log, self.shown, self.partial, self.data = collections.deque(maxlen=25), 0, b"", bytearray()
+        self.readers = {self.output: self._print, self.result: self._collect}
+        for end in self.readers:
+            os.set_blocking(end, False)
+
+    @contextlib.contextmanager
+    def handed_over(self):
+        """The ends of the pipes that are the process's own; they are closed here afterwards."""
         try:
-            self.process = subprocess.Popen(command, bufsize=0, env=env, pass_fds=fds, start_new_session=True, **ways)
-        except BaseException:
-            os.close(self.answers)
-            raise
+            yield list(self.theirs)
         finally:
-            os.close(answer)
-        level = env.get("TF_CPP_MIN_LOG_LEVEL", "0")
-        self.unheard = "IWE"[: int(level) if level.isdigit() else 0]
-        self.name, self.prefix, self.ending, self.value = name, prefix, None, None
-        self.log, self.shown, self.partial, self.answer = collections.deque(maxlen=25), 0, b"", b""
-        self.ways = {self.process.stdout.fileno(): self._hear, self.answers: self._take}
-        for way in self.ways:
-            os.set_blocking(way, False)
+            for end in self.theirs:
+                os.close(end)
 
-    def read(self, way):
+    def read(self, end):
         """Take in what has come through this pipe, a block at most; False if there was nothing."""
         try:
-            block = os.read(way, 2**16)
+            block = os.read(end, 2**20)
         except BlockingIOError:
             return False
-        if block and way in self.ways:
-            self.ways[way](block)
+        if block and end in self.readers:
+            self.readers[end](block)
         else:
-            self.ways.pop(way, None)
+            self.readers.pop(end, None)
         return bool(block)
 
-    def _hear(self, block):
+    def _print(self, block):
         *lines, self.partial = (self.partial + block).split(b"\n")
         if len(self.partial) > 4096:
             lines, self.partial = [*lines, self.partial], b""
         for line in lines:
-            self._say(line)
+            self._print_line(line)
 
-    def _say(self, line):
+    def _print_line(self, line):
         line = line.decode(errors="replace").rstrip("\r").split("\r")[-1]
         self.log.append(line[:1000])
         noise = LOG_LINE.match(line)
-        if self.shown <= SHOWN and not (noise and (noise[1] or "I") in self.unheard):
+        if self.shown <= SHOWN and not (noise and (noise[1] or "I") in self.quiet):
             self.shown += len(line) + 1
             more = "" if self.shown <= SHOWN else f"\n{self.prefix}… (more than {SHOWN // 1024} KiB: not shown)"
             print(f"{self.prefix}{line}{more}", flush=True)
 
-    def _take(self, block):
-        self.answer += block
-        if len(self.answer) < 8 or len(self.answer) < 8 + int.from_bytes(self.answer[:8], "big"):
-            return  # not all of it has come yet
-        kind, text, content = pickle.loads(memoryview(self.answer)[8:])
-        self.ending, self.value = (kind, f"{self.name} {text}"), content
-        if kind == "exception":
-            self.log.extend(content.splitlines())
+    def _collect(self, block):
+        self.data += block
+        if packing.is_whole(self.data):
+            self.outcome.kind, value = packing.unpack(self.data)
+            if self.outcome.kind == "returned":
+                self.value = value
+            else:
+                self.outcome.type, self.outcome.message, details = value()
+                self.log.extend(details.splitlines())
 
-    def look(self):
-        """Note if the process has ended without an answer; then whatever it had started ends, too."""
-        if self.process.returncode is None and self.process.poll() is not None:
-            self._kill()
-            for way in list(self.ways):
-                while self.read(way):
-                    pass
-        code = self.process.returncode
-        if code is not None and not self.ending:
-            dead = signal.Signals(-code).name if code < 0 else f"exit code {code}"
-            how = f"was killed by {dead}" if code < 0 else f"left with {dead} before it returned"
-            self.ending = (dead, f"{self.name} {how}")
-
-    def _kill(self):
-        with contextlib.suppress(ProcessLookupError, PermissionError):  # no such group any more (macOS says the latter)
-            os.killpg(self.process.pid, signal.SIGKILL)
-
-    def stop(self):
-        if self.process.returncode is None:
-            self._kill()
+    def ended(self, code):
+        """The process is no more: take in what it has left, and note how it ended if it has not said so itself."""
+        for end in list(self.readers):
+            while self.read(end):
+                pass
+        if self.outcome.kind == "running":
+            names = {number: number.name for number in signal.Signals}
+            self.outcome.kind = "signal" if code < 0 else "exit code"
+            self.outcome.type = names.get(-code, f"signal {-code}") if code < 0 else str(code)
 
     def close(self):
-        """After `stop`: wait for the end, and give back all that the process held here."""
-        self.process.wait()
-        self.process.stdin.close()
-        self.process.stdout.close()
-        os.close(self.answers)
+        for end in (self.output, self.result, self.lifeline):
+            os.close(end)
         if self.partial:
-            self._say(self.partial)
+            self._print_line(self.partial)
+        self.outcome.log = list(self.log)
 
 
-def _run(call, names, envs, deadline, timeout, ports=(), again=False, awaited=None):
+class _NoServer(Exception):
+    """The fork server has ended before it started a worker: as where TensorFlow aborts when it is imported."""
+
+
+def _run(call, names, envs, deadline, timeout, ports=(), again=False, awaited=1):
     """Start a process for each name, listen until all have returned or one has failed, and leave none behind.
 
     again: whether all are started again after a death; then nobody waits for what the others say of it.
-    awaited: the names of those that must return, if not all.
+    awaited: how many of them, the first ones, must return.
     """
-    workers = []
-    with _folder(call) as folder, selectors.DefaultSelector() as selector:
+    with contextlib.ExitStack() as stack:
+        try:
+            file = stack.enter_context(tempfile.TemporaryFile(buffering=0))
+            packing.write(file, call)
+        except OSError as problem:
+            raise _cannot_write(problem.strerror) from problem
+        try:
+            workers, failed = _launch(file, names, envs, deadline, timeout, ports, again, awaited)
+        except _NoServer:
+            workers, failed = _launch(file, names, envs, deadline, timeout, ports, again, awaited, fresh=True)
+    if failed is not None:
+        raise WorkerError(failed, [worker.outcome for worker in workers])
+    return [worker.value() for worker in workers]
+
+
+def _cannot_write(why):
+    return RuntimeError(
+        f"temporary files for the workers cannot be written ({why}): free some space, or set TMPDIR to a folder that "
+        "has some"
+    )
+
+
+def _launch(file, names, envs, deadline, timeout, ports, again, awaited, fresh=False):
+    workers, folders, here = (
+        [],
+        set(),
+        {"path": fork_server.search_path(), "folder": os.getcwd(), "temporary": tempfile.gettempdir()},
+    )
+    with fork_server.ForkServer.connect(envs, fresh) as server:
         try:
             for index, (name, env) in enumerate(zip(names, envs, strict=True)):
-                prefix, port = (f"[{index}] ", ports[index]) if ports else ("", None)
-                workers.append(_Worker(name, prefix, folder, env, port))
-                for way in workers[-1].ways:
-                    selector.register(way, selectors.EVENT_READ, workers[-1])
-                if port:
-                    port.close()
-            failure = _listen(workers, selector, deadline, timeout, again, awaited or names)
+                env = {name: value for name, value in os.environ.items() if name not in fork_server.PER_RUN[:2]} | env
+                workers.append(_Worker(name, f"[{index}] " if ports else "", env.get("TF_CPP_MIN_LOG_LEVEL", "0")))
+                request = json.dumps({"index": index, "env": env} | here).encode()
+                with contextlib.suppress(ConnectionError), workers[-1].handed_over() as fds:
+                    fds += [file.fileno(), *(port.fileno() for port in ports[index : index + 1])]
+                    socket.send_fds(server, [len(request).to_bytes(4, "big")], fds)
+                    server.sendall(request)
+            for port in ports if sys.platform != "linux" else ():
+                port.close()
+            return workers, _listen(server, workers, folders, deadline, timeout, again, awaited)
         finally:
-            for worker in workers:
-                worker.stop()
+            server.shutdown(socket.SHUT_WR)
+            server.settimeout(CLOSING)
+            try:
+                while _received(server):
+                    pass
+            except TimeoutError:
+                print(f"some workers have not ended within {CLOSING} seconds after they were killed", flush=True)
             for worker in workers:
                 worker.close()
-    if failure:
-        endings = [worker.ending[1] if worker.ending else f"{worker.name} was still running" for worker in workers]
-        raised = {worker.ending[1].partition(" raised ")[2] if worker.ending else "" for worker in workers}
-        if len(workers) > 1 and len(raised) == 1 and all(raised):
-            failure = (0, "exception", f"every worker raised {raised.pop()}")
-        raise WorkerError(*failure, endings, [list(worker.log) for worker in workers])
-    return [pickle.loads(each.value) if each.ending and each.ending[0] == "returned" else None for each in workers]
+            for folder in folders:  # the fork server has removed it, unless it was killed
+                shutil.rmtree(folder, ignore_errors=True)
 
 
-def _listen(workers, selector, deadline, timeout, again, awaited):
-    """Pass on what the workers say until the end: None if all returned, or the first failure: (index, how, text)."""
-    failure, settled = None, None
-    while True:
-        for key, _ in selector.select(0.05):
-            worker = key.data
-            worker.read(key.fd)
-            if key.fd not in worker.ways:
-                selector.unregister(key.fd)
+def _received(server):
+    """What the fork server has sent; nothing if it has ended the connection, or itself."""
+    try:
+        return server.recv(2**16)
+    except ConnectionError:
+        return b""
+
+
+def _listen(server, workers, folders, deadline, timeout, again, awaited):
+    """Pass on what the workers print until the end: None if all returned, or the index of the first that failed.
+
+    folders: an empty set, in which is put where the workers' temporary folders are.
+    """
+    first, settled, partial = None, None, b""
+    with selectors.DefaultSelector() as selector:
+        selector.register(server, selectors.EVENT_READ)
         for worker in workers:
-            worker.look()
-        now = time.monotonic()
-        ended = [(i, *each.ending) for i, each in enumerate(workers) if each.ending and each.name in awaited]
-        failed = [each for each in ended if each[1] != "returned"]
-        if failed and not failure:
-            settled, deadline = now + 0.1, min(deadline, now + GRACE)
-        if failed and now < settled:  # of two at once, a death explains an exception
-            failure = min(failed, key=lambda each: each[1] == "exception")
-            if again and failure[1] != "exception":
-                return failure
-        running = [index for index, worker in enumerate(workers) if not worker.ending and worker.name in awaited]
-        if not running and not (failure and failure[1] == "exception" and now < settled):
-            return failure
-        if now > deadline:
-            late = " and ".join(workers[index].name for index in running)
-            return failure or (running[0], "deadline", f"{late} had not returned after {timeout:g} seconds")
-
-
-def work():
-    """What a worker process does: run the call that lies in TMPDIR, answer, and wait to be stopped."""
-    folder, (answer, *ports) = os.environ["TMPDIR"], map(int, sys.argv[1:])
-    os.set_inheritable(answer, False)
-    lifeline, nothing = os.dup(0), os.open(os.devnull, os.O_RDONLY)
-    os.dup2(nothing, 0)
-    threading.Thread(target=_end_with_the_notebook, args=[lifeline, folder], daemon=True).start()
-    try:
-        with open(os.path.join(folder, "call"), "rb") as file:
-            cells, call = pickle.load(file)
-        linecache.cache.update(cells)
-        function, args = pickle.loads(call)
-        if sys.platform != "linux":
-            for port in ports:
-                os.close(port)
-        told = ("returned", "returned", _portable(function(*args)))
-    except SystemExit as end:
-        if isinstance(end.code, str):
-            print(end.code)
-        sys.stdout.flush()
-        os._exit(end.code if isinstance(end.code, int) else bool(end.code))
-    except BaseException as problem:
-        told = ("exception", *_account(problem))
-    sys.stdout.flush()
-    message = pickle.dumps(told)
-    with open(answer, "wb") as pipe:
-        pipe.write(len(message).to_bytes(8, "big") + message)
-    if told[0] == "returned":
-        threading.Event().wait()
-    os._exit(1)
-
-
-def _account(problem):
-    """What to tell of an exception: a line, and some more with the lines of the reader's code that led to it."""
-    lines = message(problem)
-    frames = traceback.extract_tb(problem.__traceback__)[1:]  # without the launcher's
-    frames = [each for each in frames if "site-packages" not in each.filename] or frames
-    some = lines if len(lines) <= 8 else [*lines[:5], "…", *lines[-2:]]
-    head = f"{type(problem).__name__}: "
-    return f"raised {head}{lines[0]}", "".join(traceback.format_list(frames)) + head + "\n".join(some)
-
-
-def _portable(value):
-    """The result as bytes."""
-    try:
-        return _dumps(value)
-    except Exception as problem:
-        raise TypeError(
-            f"the result, a {type(value).__name__}, cannot be sent back ({message(problem)[0]}): "
-            "return numbers, arrays, lists or dicts"
-        ) from problem
-
-
-def _end_with_the_notebook(lifeline, folder):
-    """Wait until nobody holds the other end of this pipe any more; then end, with all that this worker has started."""
-    os.read(lifeline, 1)
-    shutil.rmtree(folder, ignore_errors=True)
-    os.killpg(0, signal.SIGKILL)
+            for end in worker.readers:
+                selector.register(end, selectors.EVENT_READ, worker)
+        while True:
+            for key, _ in selector.select(0.05):
+                if worker := key.data:
+                    worker.read(key.fd)
+                    if key.fd not in worker.readers:
+                        selector.unregister(key.fd)
+                    continue
+                *lines, partial = (partial + _received(server)).split(b"\n")
+                if not lines:
+                    raise RuntimeError("the process that starts the workers was killed") if folders else _NoServer
+                for note in map(json.loads, lines):
+                    folders |= {note["folder"]} if "folder" in note else set()
+                    if "error" in note:
+                        raise _cannot_write(note["error"])
+                    if "code" in note:
+                        workers[note["index"]].ended(note["code"])
+            now, kinds = time.monotonic(), [worker.outcome.kind for worker in workers[:awaited]]
+            failed = [index for index, kind in enumerate(kinds) if kind not in ("returned", "running")]
+            if failed and first is None:
+                settled, deadline = now + 0.1, min(deadline, now + GRACE)
+            if failed and now < settled:  # of two at once, a death explains an exception
+                first = min(failed, key=lambda index: kinds[index] == "raised")
+                if again and kinds[first] != "raised":
+                    return first
+            running = [index for index, kind in enumerate(kinds) if kind == "running"]
+            if not running and not (first is not None and kinds[first] == "raised" and now < settled):
+                return first
+            if now > deadline and first is None:
+                for index in running:
+                    workers[index].outcome.kind, workers[index].outcome.type = "deadline", f"{timeout:g}"
+                return running[0]
+            if now > deadline:
+                return first

@@ -4,7 +4,7 @@ import functools
 import numbers
 import traceback
 
-from course_utils.proofs import opening
+from course_utils.errors import opening
 
 
 def exercise(title):

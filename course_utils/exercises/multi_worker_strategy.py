@@ -2,8 +2,8 @@
 
 import json
 
+from course_utils.errors import message
 from course_utils.exercises import exercise, missing, whole
-from course_utils.proofs import message
 
 
 @exercise("Exercise 1")

@@ -1,7 +1,7 @@
 """Checks of the exercises of notebook 04."""
 
+from course_utils.errors import message
 from course_utils.exercises import exercise, missing, whole
-from course_utils.proofs import message
 from course_utils.tpu import xla_device
 
 
