@@ -1,6 +1,7 @@
 # make lab       open the course in JupyterLab
 # make run       execute every notebook, and leave it as HTML under build/
 # make test      everything that proves the course works; GPUs are hidden from it
+# make mnist     every notebook with DATASET = "mnist", on a stand-in: some fifteen minutes (with CI set, its first proofs)
 # make soak      workers killed at random moments, forty times: some seven minutes
 # make cluster   the files of cluster/ on a real Slurm of two nodes; needs Linux, root, and Slurm: some two minutes
 # make colab     the notebooks as on Colab: its packages, an empty folder; 04 on its TPU runtime too, without TensorFlow
@@ -19,7 +20,7 @@ REQUIREMENTS := requirements$(if $(GPU),-gpu).txt
 READY := .venv/ready$(if $(GPU),-gpu)
 AS_ROOT := $(if $(filter 0,$(shell id -u)),--allow-root --ip=127.0.0.1)
 
-.PHONY: lab run test soak cluster colab compatibility browser site test-gpu
+.PHONY: lab run test mnist soak cluster colab compatibility browser site test-gpu
 lab: $(READY)
 	$(BIN)/jupyter lab $(AS_ROOT) notebooks
 
@@ -30,6 +31,9 @@ test: $(READY)
 	@echo "GPUs, if any, are hidden from TensorFlow: stored outputs are a CPU's. To use them: make test-gpu"
 	$(BIN)/ruff check . && $(BIN)/ruff format --check .
 	$(BIN)/python -m pytest --nbval --numprocesses=2 --dist=loadfile
+
+mnist: $(READY)
+	$(BIN)/python tests/mnist.py $(if $(CI),--data)
 
 soak: $(READY)
 	$(BIN)/python -m pytest tests/soak.py

@@ -1,6 +1,6 @@
-"""Print what a launch of two workers costs, and what they pay for talking: TensorFlow's, and PyTorch's if it is there.
+"""Print what launches, results and exchanges cost: with TensorFlow, and exchanges with PyTorch if it is there.
 
-    python tools/bench.py [launch | network]        by default both; some three minutes
+    python tools/bench.py [launch | results | network]        by default all; some four minutes
 
 Ratios of medians, taken in turns in one run, on this machine. Nothing here is a test: a slow machine is no fault.
 """
@@ -10,6 +10,7 @@ import contextlib
 import json
 import os
 import pathlib
+import pickle
 import statistics
 import subprocess
 import sys
@@ -18,12 +19,14 @@ import time
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 
+import numpy as np  # noqa: E402
 from cells import executed  # noqa: E402
 
 from course_utils import data, timing  # noqa: E402
-from course_utils.cluster import run_on_workers  # noqa: E402
+from course_utils.cluster import run_in_process, run_on_workers  # noqa: E402
 
 REPEATS = 5
+COUNTS = (1, 2, 4, 8)
 BATCHES = (64, 128, 256, 512, 1024)
 CELLS = (
     *("set-up", "report", "processes", "settings", "train-step", "train"),
@@ -31,37 +34,55 @@ CELLS = (
 )
 
 
-def side_by_side():
-    bare = [sys.executable, "-c", "import tensorflow"]
-    for process in [subprocess.Popen(bare, stderr=subprocess.DEVNULL) for _ in range(2)]:
+def bare_imports(count):
+    command = [sys.executable, "-c", "import tensorflow"]
+    for process in [subprocess.Popen(command, stderr=subprocess.DEVNULL) for _ in range(count)]:
         process.wait()
 
 
-def nothing():
-    pass
+def meet():
+    """Form a cluster and exchange a number; the process's own part of memory (PSS: what is shared counts once)."""
+    import psutil
+    import tensorflow as tf
+
+    strategy = tf.distribute.MultiWorkerMirroredStrategy()
+    strategy.reduce("SUM", strategy.run(lambda: tf.constant(1.0)), axis=None)
+    return psutil.Process().memory_full_info().pss
 
 
-def load_tensorflow():
-    import tensorflow  # noqa: F401
-
-
-WAYS = {
-    "python -c 'import tensorflow', twice side by side": side_by_side,
-    "a launch of two that does nothing": lambda: run_on_workers(nothing),
-    "a launch of two that loads TensorFlow": lambda: run_on_workers(load_tensorflow),
-}
-
-
-def launch():
-    seconds = {name: [] for name in WAYS}
-    for _ in range(REPEATS + 1):  # the first, which fills the disk's cache, does not count
-        for name, way in WAYS.items():
+def medians(ways):
+    """Seconds of each way, taken in turns, without the first turn: it fills caches and starts the fork server."""
+    seconds = {name: [] for name in ways}
+    for _ in range(REPEATS + 1):
+        for name, way in ways.items():
             start = time.perf_counter()
             way()
             seconds[name].append(time.perf_counter() - start)
-    medians = {name: statistics.median(each[1:]) for name, each in seconds.items()}
-    for name, median in medians.items():
-        print(f"{name:52}{median:6.2f} s  × {median / next(iter(medians.values())):.2f}")
+    return {name: statistics.median(samples[1:]) for name, samples in seconds.items()}
+
+
+def launch():
+    ways = {(0, 2): lambda: bare_imports(2)}
+    for count in COUNTS:
+        ways |= {(0, count): lambda count=count: bare_imports(count)}
+        ways |= {(1, count): lambda count=count: run_on_workers(meet, workers=count)}
+    found = medians(ways)
+    two = found[0, 2]
+    print("workers   bare imports side by side      a launch that meets        memory of all")
+    for count in COUNTS:
+        memory = sum(run_on_workers(meet, workers=count)) / 2**20
+        times = "".join(f"{found[way, count]:12.2f} s  × {found[way, count] / two:.2f}     " for way in (0, 1))
+        print(f"{count:7}{times}{memory:10,.0f} MiB")
+
+
+def results():
+    print("    MiB   there and back   pickled and unpickled")
+    for size in (1, 4, 16, 64, 256):
+        array = np.random.default_rng(0).random(size * 2**17)
+        ways = {"sent": lambda array=array: run_in_process(np.asarray, array),
+                "pickled": lambda array=array: pickle.loads(pickle.dumps(array))}  # fmt: skip
+        found = medians(ways)
+        print(f"{size:7}{found['sent']:15.3f} s{found['pickled']:15.3f} s   × {found['sent'] / found['pickled']:.1f}")
 
 
 def with_pytorch(batches):
@@ -142,7 +163,7 @@ def network():
     print(f"{'TensorFlow / PyTorch':26}" + "".join(f"{ratio:>13}" for ratio in ratios))
 
 
-PARTS = {"launch": launch, "network": network}
+PARTS = {"launch": launch, "results": results, "network": network}
 
 
 def main(arguments):
