@@ -1,4 +1,4 @@
-"""What a worker process does: make a call that another process has packed, and answer."""
+"""What a worker process does: make a call that another process has packed, and send the result."""
 
 import linecache
 import os
@@ -11,13 +11,15 @@ from course_utils.cluster.packing import pack, unpack, write
 from course_utils.errors import message
 
 
-def work(answer, lifeline, call, *ports):
-    """What a worker does: make the call that lies in a file, answer, and wait to be stopped.
+def work(result, lifeline, call, *ports):
+    """What a worker does: make the call that lies in a file, send the result, and wait to be stopped.
 
-    answer: a pipe for the result. lifeline: a pipe that nobody writes into; when nobody can any more, the notebook has
+    After an exception it leaves, so that the others notice.
+
+    result: a pipe for the result. lifeline: a pipe that nobody writes into; when nobody can any more, the notebook has
     ended. ports: sockets that keep the worker's port.
     """
-    for fd in (answer, lifeline, call, *ports):
+    for fd in (result, lifeline, call, *ports):
         os.set_inheritable(fd, False)
     threading.Thread(target=_end_with_the_notebook, args=[lifeline], daemon=True).start()
     try:
@@ -29,18 +31,25 @@ def work(answer, lifeline, call, *ports):
         if sys.platform != "linux":
             for port in ports:
                 os.close(port)
-        answers = _packed(function(*args))
+        blocks = _packed(function(*args))
     except SystemExit as end:
         if isinstance(end.code, str):
             print(end.code)
         sys.stdout.flush()
         os._exit(end.code if isinstance(end.code, int) else bool(end.code))
     except BaseException as problem:
-        answers = pack(_account(problem), "raised")
+        blocks = pack(_described(problem), "raised")
+    else:
+        _send(result, blocks)
+        threading.Event().wait()
+    _send(result, blocks)
+    os._exit(1)
+
+
+def _send(pipe, blocks):
     sys.stdout.flush()
-    with open(answer, "wb", buffering=0) as pipe:
-        write(pipe, answers)
-    threading.Event().wait()
+    with open(pipe, "wb", buffering=0) as file:
+        write(file, blocks)
 
 
 def _packed(result):
@@ -53,7 +62,7 @@ def _packed(result):
         ) from problem
 
 
-def _account(problem):
+def _described(problem):
     """What to tell of an exception: its type, its first line, and the lines of the reader's code that led to it."""
     lines = message(problem)
     frames = traceback.extract_tb(problem.__traceback__)[1:]  # without the launcher's

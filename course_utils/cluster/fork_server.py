@@ -49,10 +49,12 @@ class ForkServer:
         self.state, self.owner = state, os.getpid()
         self.control, theirs = socket.socketpair()
         words = map(json.dumps, (theirs.fileno(), ["", *search_path()], preload))
-        ways = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.DEVNULL) | {"start_new_session": True}
+        streams = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.DEVNULL) | {"start_new_session": True}
         with theirs:
             fds = [theirs.fileno()]
-            self.process = subprocess.Popen([sys.executable, "-c", self.SERVE, *words], env=env, pass_fds=fds, **ways)
+            self.process = subprocess.Popen(
+                [sys.executable, "-c", self.SERVE, *words], env=env, pass_fds=fds, **streams
+            )
 
     @classmethod
     def connect(cls, envs, fresh=False):
@@ -133,7 +135,7 @@ class _Server:
             os.set_blocking(end, False)
         signal.set_wakeup_fd(self.signals[1], warn_on_full_buffer=False)
         signal.signal(signal.SIGCHLD, lambda *_: None)
-        self.selector.register(self.signals[0], selectors.EVENT_READ, self._look)
+        self.selector.register(self.signals[0], selectors.EVENT_READ, self._reap)
 
     def serve(self):
         while self.control or self.runs:
@@ -145,12 +147,12 @@ class _Server:
         if word:
             run = socket.socket(fileno=fds[0])
             self.runs[run] = {}
-            self.selector.register(run, selectors.EVENT_READ, self._answer)
+            self.selector.register(run, selectors.EVENT_READ, self._start_or_end)
         else:
             self.selector.unregister(control)
             self.control = None
 
-    def _answer(self, run):
+    def _start_or_end(self, run):
         """Start the worker that is asked for; at the end of the connection, end all of its workers."""
         size, fds = _receive(run, 4, 8) or (b"", ())
         if not size:
@@ -164,9 +166,9 @@ class _Server:
                 self.folders[run] = tempfile.mkdtemp(prefix="course-workers-", dir=request["temporary"])
             request["env"].setdefault("TMPDIR", tempfile.mkdtemp(dir=self.folders[run]))
             self.runs[run][self._start(request, fds)] = request["index"]
-            self._tell(run, folder=self.folders[run])
+            self._report(run, folder=self.folders[run])
         except OSError as problem:
-            self._tell(run, error=problem.strerror)
+            self._report(run, error=problem.strerror)
         finally:
             for fd in fds:
                 os.close(fd)
@@ -210,7 +212,7 @@ class _Server:
         finally:
             os._exit(1)
 
-    def _look(self, signals):
+    def _reap(self, signals):
         """Tell of each worker that has ended how it did, once what it had started has ended, too."""
         os.read(signals, 2**12)
         for run, pids in self.runs.items():
@@ -219,9 +221,9 @@ class _Server:
                 if ended:
                     del pids[pid]
                     self._kill_orphans(pid)
-                    self._tell(run, index=index, code=os.waitstatus_to_exitcode(status))
+                    self._report(run, index=index, code=os.waitstatus_to_exitcode(status))
 
-    def _tell(self, run, **words):
+    def _report(self, run, **words):
         with contextlib.suppress(OSError):  # nobody listens any more
             run.sendall(json.dumps(words).encode() + b"\n")
 

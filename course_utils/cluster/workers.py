@@ -255,11 +255,8 @@ def _cannot_write(why):
 
 
 def _launch(file, names, envs, deadline, timeout, ports, again, awaited, fresh=False):
-    workers, folders, here = (
-        [],
-        set(),
-        {"path": fork_server.search_path(), "folder": os.getcwd(), "temporary": tempfile.gettempdir()},
-    )
+    here = {"path": fork_server.search_path(), "folder": os.getcwd(), "temporary": tempfile.gettempdir()}
+    workers, folders = [], set()
     with fork_server.ForkServer.connect(envs, fresh) as server:
         try:
             for index, (name, env) in enumerate(zip(names, envs, strict=True)):
@@ -300,7 +297,7 @@ def _listen(server, workers, folders, deadline, timeout, again, awaited):
 
     folders: an empty set, in which is put where the workers' temporary folders are.
     """
-    first, settled, partial = None, None, b""
+    first, decided, partial = None, None, b""
     with selectors.DefaultSelector() as selector:
         selector.register(server, selectors.EVENT_READ)
         for worker in workers:
@@ -313,8 +310,9 @@ def _listen(server, workers, folders, deadline, timeout, again, awaited):
                     if key.fd not in worker.readers:
                         selector.unregister(key.fd)
                     continue
-                *lines, partial = (partial + _received(server)).split(b"\n")
-                if not lines:
+                block = _received(server)
+                *lines, partial = (partial + block).split(b"\n")
+                if not block:
                     raise RuntimeError("the process that starts the workers was killed") if folders else _NoServer
                 for note in map(json.loads, lines):
                     folders |= {note["folder"]} if "folder" in note else set()
@@ -325,13 +323,13 @@ def _listen(server, workers, folders, deadline, timeout, again, awaited):
             now, kinds = time.monotonic(), [worker.outcome.kind for worker in workers[:awaited]]
             failed = [index for index, kind in enumerate(kinds) if kind not in ("returned", "running")]
             if failed and first is None:
-                settled, deadline = now + 0.1, min(deadline, now + GRACE)
-            if failed and now < settled:  # of two at once, a death explains an exception
+                decided, deadline = now + 0.1, min(deadline, now + GRACE)
+            if failed and now < decided:  # of two at once, a death explains an exception
                 first = min(failed, key=lambda index: kinds[index] == "raised")
                 if again and kinds[first] != "raised":
                     return first
             running = [index for index, kind in enumerate(kinds) if kind == "running"]
-            if not running and not (first is not None and kinds[first] == "raised" and now < settled):
+            if not running and not (first is not None and kinds[first] == "raised" and now < decided):
                 return first
             if now > deadline and first is None:
                 for index in running:
