@@ -2,6 +2,7 @@
 
 import contextlib
 import glob
+import importlib
 import inspect
 import json
 import os
@@ -148,10 +149,13 @@ def test_the_environment_that_is_asked_for_reaches_the_function_and_nothing_of_i
     (tmp_path / "own_module.py").write_text("value = 7")
 
     def look():
-        import own_module
-
         pathlib.Path(tempfile.mkdtemp(), "kept").touch()
-        return own_module.value, os.environ["PYTHONPATH"], os.environ["TMPDIR"], tempfile.gettempdir()
+        return (
+            importlib.import_module("own_module").value,
+            os.environ["PYTHONPATH"],
+            os.environ["TMPDIR"],
+            tempfile.gettempdir(),
+        )
 
     env = {"PYTHONPATH": str(tmp_path), "TMPDIR": str(tmp_path)}
     assert run_on_workers(look, env=env) == [(7, *[str(tmp_path)] * 3)] * 2
