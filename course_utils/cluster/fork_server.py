@@ -143,8 +143,8 @@ class _Server:
                 key.data(key.fileobj)
 
     def _connect(self, control):
-        word, fds = _receive(control, 1, 1) or (b"", ())
-        if word:
+        fds = _receive(control, 1, 1)[1]
+        if fds:
             run = socket.socket(fileno=fds[0])
             self.runs[run] = {}
             self.selector.register(run, selectors.EVENT_READ, self._start_or_end)
@@ -154,14 +154,14 @@ class _Server:
 
     def _start_or_end(self, run):
         """Start the worker that is asked for; at the end of the connection, end all of its workers."""
-        size, fds = _receive(run, 4, 8) or (b"", ())
-        if not size:
-            return self._end(run)
-        request = b""
-        while missing := int.from_bytes(size, "big") - len(request):
-            request += run.recv(missing) or b" "  # should the notebook end meanwhile: what cannot be read
-        request = json.loads(request)
+        size, fds = _receive(run, 4, 8)
+        request, more = b"", size
         try:
+            while more and (missing := int.from_bytes(size, "big") - len(request)):
+                request += (more := run.recv(missing))
+            if not more:
+                return self._end(run)
+            request = json.loads(request)
             if run not in self.folders:
                 self.folders[run] = tempfile.mkdtemp(prefix="course-workers-", dir=request["temporary"])
             request["env"].setdefault("TMPDIR", tempfile.mkdtemp(dir=self.folders[run]))
@@ -256,9 +256,8 @@ class _Server:
 
 
 def _receive(connection, size, most):
-    """Bytes and file descriptors that come with them; nothing at the end of the connection."""
+    """Bytes and the file descriptors that come with them; none at the end of the connection."""
     try:
-        data, fds, *_ = socket.recv_fds(connection, size, most)
+        return socket.recv_fds(connection, size, most)[:2]
     except ConnectionError:
-        return None
-    return (data, fds) if data else None
+        return b"", ()
