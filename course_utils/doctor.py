@@ -9,7 +9,6 @@ import importlib.util
 import json
 import os
 import pathlib
-import shutil
 import socket
 import subprocess
 import sys
@@ -102,16 +101,15 @@ def tensorflow():
 
 def memory():
     try:
-        import psutil
+        _, free = environment.memory()
     except ImportError:
         return  # packages() has said so
-    free = psutil.virtual_memory().available / 2**30
     fits = free >= 3
     yield OK if fits else WARN, f"memory: {free:.1f} GiB free", "" if fits else "notebooks want 3 GiB: close something"
 
 
 def disk():
-    free = shutil.disk_usage(".").free / 2**30
+    free = environment.free_disk()
     fits = free >= 1
     yield OK if fits else WARN, f"disk: {free:.1f} GiB free here", "" if fits else "checkpoints want 1 GiB: free some"
 

@@ -133,6 +133,21 @@ def unfit_libtpu():
     return f"libtpu {libtpu} is too new for tensorflow-tpu 2.20.0, which would abort: {INSTALL_FOR_TPU}"
 
 
+def memory():
+    """(all, free), in GiB."""
+    import psutil
+
+    found = psutil.virtual_memory()
+    return found.total / 2**30, found.available / 2**30
+
+
+def free_disk():
+    """GiB that are free where this process works."""
+    import shutil
+
+    return shutil.disk_usage(".").free / 2**30
+
+
 def facts():
     """What is here, as a dict from a short name to a short text, in the order in which `report` shows it.
 
@@ -140,11 +155,8 @@ def facts():
     devices: `logical_devices` may still be called.
     """
     import platform
-    import shutil
 
-    import psutil
-
-    memory = psutil.virtual_memory()
+    total, free = memory()
     tensorflow, devices = _tensorflow_facts()
     return {
         "Python": platform.python_version(),
@@ -152,8 +164,8 @@ def facts():
         "Keras": _version("keras"),
         "system": f"{platform.system()} {platform.machine()}" + (", Google Colab" if on_colab() else ""),
         "CPU cores": str(os.cpu_count()),
-        "memory": f"{memory.total / 2**30:.1f} GiB, {memory.available / 2**30:.1f} GiB free",
-        "disk": f"{shutil.disk_usage('.').free / 2**30:.0f} GiB free",
+        "memory": f"{total:.1f} GiB, {free:.1f} GiB free",
+        "disk": f"{free_disk():.0f} GiB free",
         **devices,
     }
 

@@ -7,7 +7,6 @@ import os
 import subprocess
 import sys
 
-import psutil
 import pytest
 from packaging.specifiers import SpecifierSet
 
@@ -31,10 +30,7 @@ def nvidia(tmp_path, monkeypatch):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "-1")
 
 
-PLENTY = "import collections, psutil, shutil; from course_utils import doctor\n" + (
-    "psutil.virtual_memory = lambda: collections.namedtuple('M', 'total available')(2**35, 2**34)\n"
-    "shutil.disk_usage = lambda _: collections.namedtuple('D', 'free')(2**35)\n"
-)
+PLENTY = "from course_utils import environment as e; e.memory, e.free_disk = (lambda: (32.0, 16.0)), (lambda: 32.0)\n"
 
 
 @pytest.mark.skipif(os.name == "nt", reason="the stand-in for nvidia-smi is a POSIX script")
@@ -143,15 +139,10 @@ def test_packages_without_the_list(monkeypatch, tmp_path):
 
 
 def test_little_memory_little_disk(monkeypatch):
-    memory = psutil.virtual_memory()._replace(available=2**30)
-    monkeypatch.setattr(psutil, "virtual_memory", lambda: memory)
-    monkeypatch.setattr(doctor.shutil, "disk_usage", lambda _: Free)
+    monkeypatch.setattr(doctor.environment, "memory", lambda: (8.0, 1.0))
+    monkeypatch.setattr(doctor.environment, "free_disk", lambda: 0.5)
     assert lines(doctor.memory) == [(doctor.WARN, "memory: 1.0 GiB free", "notebooks want 3 GiB: close something")]
     assert lines(doctor.disk) == [(doctor.WARN, "disk: 0.5 GiB free here", "checkpoints want 1 GiB: free some")]
-
-
-class Free:
-    free = 2**29
 
 
 def test_no_loopback_no_workers(monkeypatch):

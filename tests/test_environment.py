@@ -423,7 +423,8 @@ def test_whatever_the_package_is_called(python, tmp_path, name):
 
 
 HIDE = """
-import importlib.metadata as m
+import importlib.metadata as m, os
+os.environ["CUDA_VISIBLE_DEVICES"] = "-1"
 known = m.version
 def version(name):  # the ones that are installed here
     if name in ("tensorflow", "keras"):
