@@ -18,7 +18,7 @@ import psutil
 import pytest
 from cells import executed
 
-from course_utils.cluster import slurm
+from course_utils.cluster import fork_server, slurm
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 NODES = {"n9": "10.77.0.9", "n10": "10.77.0.10"}
@@ -145,6 +145,7 @@ def cluster(course, tmp_path_factory):
             process.terminate()
         for process in running:
             process.wait(20)
+    fork_server.close_servers()  # the notebook's cells have started one
     wait_for("the end of all processes", lambda: not _alive(), 20)
 
 

@@ -813,3 +813,10 @@ def test_docstrings_say_who_can_connect():
     import course_utils.cluster
 
     assert "no password, no encryption" in inspect.getdoc(course_utils.cluster)
+
+
+@linux
+def test_fork_servers_end_when_asked_and_come_back():
+    before = run_in_process(os.getppid)
+    fork_server.close_servers()
+    assert gone([before]) and run_in_process(os.getppid) != before
