@@ -533,6 +533,21 @@ def test_restarts(capfd):
         run_on_workers(dies_twice, restarts=1)
 
 
+def test_workers_that_leave_together_may_finish_what_they_do(tmp_path, monkeypatch):
+    """As TensorFlow's do when they are preempted: all save, then each leaves with exit code 42."""
+    monkeypatch.setattr(workers, "GRACE", 60)
+
+    def leave():
+        if os.environ["COURSE_ATTEMPT"] == "0":
+            if index() == 0:
+                time.sleep(0.5)  # still saving when the other has left
+                (tmp_path / "saved").touch()
+            os._exit(42)
+        return (tmp_path / "saved").exists()
+
+    assert run_on_workers(leave, restarts=1) == [True, True]
+
+
 def coordinate(folder, fate):
     """Worker 0 waits until worker 1 is there, sees to worker 2's end, and returns or fails; worker 1 waits for ever."""
     pid = pathlib.Path(folder, str(index()))

@@ -229,7 +229,7 @@ class _NoServer(Exception):
 def _run(call, names, envs, deadline, timeout, ports=(), again=False, awaited=1):
     """Start a process for each name, listen until all have returned or one has failed, and leave none behind.
 
-    again: whether all are started again after a death; then nobody waits for what the others say of it.
+    again: whether all are started again after a death; then, if it was killed, nobody waits for the others' errors.
     awaited: how many of them, the first ones, must return.
     """
     with contextlib.ExitStack() as stack:
@@ -326,7 +326,7 @@ def _listen(server, workers, folders, deadline, timeout, again, awaited):
                 decided, deadline = now + 0.1, min(deadline, now + GRACE)
             if failed and now < decided:  # of two at once, a death explains an exception
                 first = min(failed, key=lambda index: kinds[index] == "raised")
-                if again and kinds[first] != "raised":
+                if again and kinds[first] == "signal":  # one that leaves by itself may leave together with the others
                     return first
             running = [index for index, kind in enumerate(kinds) if kind == "running"]
             if not running and not (first is not None and kinds[first] == "raised" and now < decided):
