@@ -6,9 +6,10 @@
 # make cluster   the files of cluster/ on a real Slurm of two nodes; needs Linux, root, and Slurm: some two minutes
 # make colab     the notebooks as on Colab: its packages, an empty folder; 04 on its TPU runtime too, without TensorFlow
 #                and with the real tensorflow-tpu (but no TPU); needs Python 3.13
-# make compatibility  the README's table of what works together, seen again; some eight minutes; needs Python 3.13 too
+# make compatibility  docs/compatibility.md, the table of what works together, seen again; some eight minutes; needs Python 3.13 too
 # make browser   a real browser in JupyterLab: every notebook run, its answers opened, its exercises solved; needs Chromium
 # make site      the course as a website under build/site, from what is stored: nothing is executed
+# make links     which external links answer; needs a network
 # make test-gpu  the notebooks on this machine's GPUs: proofs judge, stored outputs are not compared
 # Each first makes .venv from requirements.txt if it is missing or older; with GPU=1 from requirements-gpu.txt.
 
@@ -20,12 +21,12 @@ REQUIREMENTS := requirements$(if $(GPU),-gpu).txt
 READY := .venv/ready$(if $(GPU),-gpu)
 AS_ROOT := $(if $(filter 0,$(shell id -u)),--allow-root --ip=127.0.0.1)
 
-.PHONY: lab run test mnist soak cluster colab compatibility browser site test-gpu
+.PHONY: lab run test mnist soak cluster colab compatibility browser site links test-gpu
 lab: $(READY)
 	$(BIN)/jupyter lab $(AS_ROOT) notebooks
 
 run: $(READY)
-	$(BIN)/python tools/run.py
+	$(BIN)/jupyter nbconvert --execute --to html --output-dir build notebooks/*.ipynb
 
 test: $(READY)
 	@echo "GPUs, if any, are hidden from TensorFlow: stored outputs are a CPU's. To use them: make test-gpu"
@@ -50,8 +51,8 @@ cluster: $(READY)
 colab: export CUDA_VISIBLE_DEVICES := -1
 colab: .venv-colab/cpu/ready .venv-colab/tpu/ready .venv-colab/tensorflow_tpu/ready
 	.venv-colab/cpu/bin/python tests/colab/cpu.py
-	cd notebooks && MPLBACKEND=Agg ../.venv-colab/tpu/bin/python ../tests/colab/tpu.py
-	.venv-colab/tensorflow_tpu/bin/python -m pytest --nbval-lax notebooks/04_tpu_strategy.ipynb
+	cd notebooks && PYTHONPATH=.. MPLBACKEND=Agg ../.venv-colab/tpu/bin/python ../tests/colab/tpu.py
+	PYTHONPATH=$(CURDIR) .venv-colab/tensorflow_tpu/bin/python -m pytest --nbval-lax notebooks/04_tpu_strategy.ipynb
 
 compatibility: export CUDA_VISIBLE_DEVICES := -1
 compatibility: $(READY) .venv-colab/cpu/ready
@@ -80,6 +81,9 @@ site: .venv-site/ready
 	.venv-site/bin/sphinx-build -q --fail-on-warning --fresh-env -c site -b html . build/site
 	cp build/site/README.html build/site/index.html
 	@echo "open build/site/index.html"
+
+links: .venv-site/ready
+	.venv-site/bin/sphinx-build -q --fresh-env -c site -b linkcheck . build/links
 
 .venv-site/ready: site/requirements.txt
 	@test -n "$(PYTHON)" || { echo "make site needs Python 3.11, 3.12 or 3.13 with venv and ensurepip: make site PYTHON=/path/to/python" >&2; exit 1; }

@@ -1,4 +1,4 @@
-"""Finding a TPU, learning why there is none, and the device for which XLA compiles."""
+"""Finding a TPU, learning why there is none, the device for which XLA compiles, and two drawings of notebook 04."""
 
 import functools
 import os
@@ -7,6 +7,8 @@ from typing import NamedTuple
 
 from course_utils import environment
 from course_utils.arguments import whole_number
+from course_utils.plots import style
+from course_utils.plots.style import COLOURS, arrow, box, canvas, colour, label, styled
 
 
 class Accelerator(NamedTuple):
@@ -100,3 +102,56 @@ def xla_device():
         print("This TensorFlow compiles for TPUs only, and finds none: what follows runs without the compiler.")
         return "CPU:0", False
     return "CPU:0", True
+
+
+@styled()
+def inside_a_tpu(title, travels, inside):
+    """A host and a TPU chip: what the host sends, and what is on the chip. inside: `{part: (text, what)}`, three parts.
+
+    The last part is drawn as the grid that gives the matrix unit its name.
+    """
+    from matplotlib.patches import Rectangle
+
+    figure, axes = canvas(title, 3.3)
+    box(axes, 0.1, 0.3, 2.1, 2.4, dashed=True)
+    label(axes, 1.15, 2.45, "host", weight="bold")
+    for k, (text, what) in enumerate((("Python, TensorFlow", "waiting"), ("tf.data: batches", "inputs"))):
+        box(axes, 0.22, 1.65 - 0.75 * k, 1.86, 0.5, colour(what), text)
+    arrow(axes, (2.2, 1.15), (3.5, 1.15), COLOURS["travels"], 2.6)
+    label(axes, 2.84, 1.42, travels, size=9, color=COLOURS["travels"], weight="bold")
+    box(axes, 3.5, 0.1, 3.6, 2.8)
+    label(axes, 5.3, 2.7, "TPU chip", weight="bold")
+    for k, (name, (text, what)) in enumerate(inside.items()):
+        bottom = (2.05, 1.4, 0.22)[k]
+        box(axes, 3.62, bottom, 3.36, (0.44, 0.44, 1.02)[k], "white" if k == 2 else colour(what))
+        axes.text(3.72, bottom + (0.22, 0.22, 0.8)[k], f"{name}: {text}", va="center", size=9.3)
+    for row in range(4):
+        for column in range(16):
+            corner = 3.76 + 0.195 * column, 0.29 + 0.1 * row
+            axes.add_patch(Rectangle(corner, 0.165, 0.075, facecolor=colour(what)))
+    return figure
+
+
+@styled()
+def heatmap(values, rows, columns, x, y, unit, title):
+    """Numbers in a grid, from white to the colour of computing. values: (len(rows), len(columns)), lowest row first.
+
+    rows, columns: the numbers along the axes. x, y: labels of the axes, with units. unit: of the values, from 0 up.
+    """
+    import numpy as np
+    from matplotlib.colors import LinearSegmentedColormap
+
+    values = np.asarray(values, float)
+    if values.shape != (len(rows), len(columns)):
+        raise ValueError(f"values: shape {values.shape}; must be {(len(rows), len(columns))}, a row for each of rows")
+    figure, axes = style.new_axes(title, 3.6)
+    shades = LinearSegmentedColormap.from_list("", ["white", style.colour("compute")])
+    image = axes.imshow(values, cmap=shades, vmin=0, origin="lower", aspect="auto", interpolation="nearest")
+    axes.grid(visible=False)
+    for axis, numbers in (axes.xaxis, columns), (axes.yaxis, rows):
+        step = max(1, len(numbers) // 8)
+        places = range(step - 1, len(numbers), step)
+        axis.set_ticks(places, [str(numbers[i]) for i in places])
+    axes.set(xlabel=x, ylabel=y)
+    figure.colorbar(image, label=unit)
+    return figure

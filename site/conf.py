@@ -17,7 +17,7 @@ html_short_title = "The course"
 copyright = "the course's authors, MIT licence"
 extensions = ["myst_nb"]
 root_doc = "README"
-include_patterns = ["README.md", "notebooks/*.ipynb", "notebooks/*.md"]
+include_patterns = ["README.md", "CONTRIBUTING.md", "docs/*.md", "notebooks/*.ipynb", "notebooks/*.md"]
 html_theme = "sphinx_book_theme"
 html_theme_options = {
     "repository_url": f"https://github.com/{REPOSITORY}",
@@ -32,36 +32,39 @@ html_static_path = ["static"]
 html_css_files = ["course.css"]
 html_show_sourcelink = False
 nb_execution_mode = "off"
-nb_code_prompt_show = "Show the solution"
-nb_code_prompt_hide = "Hide the solution"
+nb_code_prompt_show = "Show the cell"
+nb_code_prompt_hide = "Hide the cell"
 nb_merge_streams = True
+linkcheck_ignore = [rf"https://(colab\.research\.google|github)\.com/.*{REPOSITORY}"]  # here, and tested otherwise
+linkcheck_anchors = False
 myst_heading_anchors = 4
-myst_heading_slug_func = "links.slug"  # in tools/: anchors as JupyterLab makes them
+myst_heading_slug_func = "publish.slug"  # in tools/: anchors as JupyterLab makes them
 
 CONTENTS = """
 ```{toctree}
 :hidden:
+:glob:
 
-notebooks/00_data_vs_model_parallelism
-notebooks/01_one_device_strategy
-notebooks/02_gpu_strategy
-notebooks/03_multi_worker_strategy
-notebooks/04_tpu_strategy
+notebooks/0*
 notebooks/errors
 notebooks/glossary
+docs/*
+CONTRIBUTING
 ```
 """
 
 
 def prepare(app, name, source):
-    """Give the first page its contents, fold what the notebooks fold, and do without a picture from elsewhere."""
-    if name == "README":
+    """Give the first page its contents, fold set-up cells and solutions, and do without pictures from elsewhere."""
+    if name in ("README", "CONTRIBUTING") or name.startswith("docs/"):
         elsewhere = rf"](https://github.com/{REPOSITORY}/blob/{REVISION}/\1)"
-        source[0] = re.sub(r"\]\(((?:cluster|LICENSE)[^)]*)\)", elsewhere, source[0]) + CONTENTS
+        source[0] = re.sub(r"\]\(((?:cluster|LICENSE|CITATION)[^)]*)\)", elsewhere, source[0])
+    if name == "README":
+        source[0] = re.sub(r"\[!\[.*\n", "", source[0]) + CONTENTS
     elif name.startswith("notebooks/0"):
         notebook = json.loads(source[0])
         for cell in notebook["cells"]:
-            if cell["metadata"].get("jupyter", {}).get("source_hidden"):
+            if cell["metadata"].get("jupyter", {}).get("source_hidden") or cell["id"] == "set-up":
                 cell["metadata"].setdefault("tags", []).append("hide-input")
         source[0] = re.sub(r'<img src=\\"[^>]*alt=\\"(Open in Colab)\\">', r"\1", json.dumps(notebook))
 

@@ -44,8 +44,7 @@ class Lab:
     """
 
     def __init__(self, folder):
-        for name in "notebooks", "course_utils":
-            shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
+        shutil.copytree(ROOT / "notebooks", folder / "notebooks")
         news = folder / "@jupyterlab" / "apputils-extension" / "notification.jupyterlab-settings"
         news.parent.mkdir(parents=True)
         news.write_text('{"fetchNews": "false"}')

@@ -1,4 +1,4 @@
-"""The tool behind the README's table: what it says of an error, of other weights, of a table that is out of date."""
+"""The tool behind docs/compatibility.md: what it says of an error, of other weights, of a table that is out of date."""
 
 import json
 import pathlib
@@ -68,19 +68,19 @@ def test_check_names_what_is_seen_otherwise(stored, capsys):
     stored["none, fit, XLA"] = "other weights"
     capsys.readouterr()
     assert compatibility.main(["--check"]) == 1
-    assert "none, fit, XLA: the README says ✓, and seen is other weights" in capsys.readouterr().out
+    assert "none, fit, XLA: the page says ✓, and seen is other weights" in capsys.readouterr().out
 
 
 def test_check_knows_nothing_of_other_versions(stored, monkeypatch, capsys):
     monkeypatch.setattr(compatibility, "versions", lambda: "tensorflow 9")
     assert compatibility.main(["--check"]) == 1
-    assert "the README says nothing" in capsys.readouterr().out
+    assert "the page says nothing" in capsys.readouterr().out
 
 
-def test_the_readme_shows_what_was_seen():
+def test_the_page_shows_what_was_seen():
     stored = json.loads(compatibility.STORED.read_text(encoding="utf-8"))
-    readme = (ROOT / "README.md").read_text(encoding="utf-8")
-    assert compatibility.rewritten(readme, stored) == readme
+    page = (ROOT / "docs" / "compatibility.md").read_text(encoding="utf-8")
+    assert compatibility.rewritten(page, stored) == page
     combinations = len(compatibility.STRATEGIES) * len(compatibility.WAYS) * len(compatibility.OPTIONS)
     assert [len(each["seen"]) for each in stored.values()] == [combinations] * 2
     for pins in "requirements.txt", "tests/colab/cpu.txt":

@@ -88,24 +88,6 @@ def test_same_count_again(devices, capsys):
     assert capsys.readouterr().out == f"4 logical CPUs on one physical CPU: {SIMULATED}\n"
 
 
-def test_the_devices_are_there(devices):
-    assert [environment.short_name(device.name) for device in tf.config.list_logical_devices("CPU")] == devices
-
-
-@pytest.mark.parametrize("count", [1, 3, 5])
-def test_other_count_after_initialisation(count):
-    tf.config.list_logical_devices()
-    with pytest.raises(RuntimeError, match=f"^{count} logical CPU .* runs with 4 .*restart the kernel"):
-        environment.logical_devices(count, kind="cpu")
-
-
-def test_other_count_than_the_untouched_one(hardware):
-    hardware(gpus=0).initialised = True
-    assert environment.logical_devices(1) == ["CPU:0"]
-    with pytest.raises(RuntimeError, match=r"already runs with 1 .*restart the kernel"):
-        environment.logical_devices(2)
-
-
 def test_other_count_before_initialisation_and_facts_do_not_initialise(python):
     answer = python(
         "from course_utils.environment import facts, logical_devices\n"
@@ -123,12 +105,6 @@ def test_other_count_before_initialisation_and_facts_do_not_initialise(python):
 def test_wrong_count(count):
     with pytest.raises(ValueError, match=f"^count={count!r}: must be a whole number, 1 or more"):
         environment.logical_devices(count)
-
-
-@pytest.mark.parametrize("kind", ["tpu", "CPU", None])
-def test_wrong_kind(kind):
-    with pytest.raises(ValueError, match=f"^kind={kind!r}: must be 'auto', 'cpu' or 'gpu'$"):
-        environment.logical_devices(1, kind)
 
 
 def test_gpu_without_gpu(hardware):
@@ -191,15 +167,6 @@ def test_a_gpu_that_tensorflow_cannot_use(hardware, nvidia_smi, monkeypatch, vis
     assert remedy in facts["remedy"]
 
 
-@pytest.mark.parametrize("hidden", ["", "-1"])
-def test_a_gpu_that_is_hidden_on_purpose_needs_no_remedy(hardware, nvidia_smi, monkeypatch, hidden):
-    hardware(gpus=0)
-    nvidia_smi("Tesla T4\n")
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", hidden)
-    facts = environment.facts()
-    assert facts["GPUs"].startswith(f"none: CUDA_VISIBLE_DEVICES={hidden!r} hides Tesla T4") and "remedy" not in facts
-
-
 def test_processes_share_a_gpu(python):
     """In this process and in those that it starts; what the user has set stays."""
     show = (
@@ -238,19 +205,6 @@ def test_the_report_has_the_remedy(hardware, nvidia_smi, monkeypatch):
     assert environment.facts()["GPUs"] == "Tesla T4" and "remedy" not in environment.facts()
 
 
-def test_cpus_although_there_are_gpus(hardware, capsys):
-    machine = hardware(gpus=2)
-    assert environment.logical_devices(2, kind="cpu") == ["CPU:0", "CPU:1"]
-    assert machine.splits == {"/physical_device:CPU:0": [tf.config.LogicalDeviceConfiguration()] * 2}
-    assert capsys.readouterr().out == f"2 logical CPUs on one physical CPU: {SIMULATED}\n"
-
-
-def test_one_cpu_is_not_called_simulated(hardware, capsys):
-    hardware(gpus=0)
-    assert environment.logical_devices(1) == ["CPU:0"]
-    assert capsys.readouterr().out == "1 logical CPU\n"
-
-
 def test_split_gpu_again(hardware):
     machine = hardware(gpus=1)
     first = environment.logical_devices(4)
@@ -258,14 +212,6 @@ def test_split_gpu_again(hardware):
     assert environment.logical_devices(4) == first
     with pytest.raises(RuntimeError, match=r"^2 logical GPU .*runs with 4 .*restart the kernel"):
         environment.logical_devices(2)
-
-
-@pytest.mark.parametrize("gpus", [1, 2])
-def test_whole_gpus_after_slices(hardware, gpus):
-    machine = hardware(gpus)
-    environment.logical_devices(4)
-    environment.logical_devices(gpus)
-    assert not machine.splits["/physical_device:GPU:0"]
 
 
 @pytest.mark.parametrize("gpus", [1, 2])
@@ -375,23 +321,12 @@ def test_facts():
     assert "Colab" not in facts["system"]
 
 
-def test_report_is_a_table_of_the_facts(monkeypatch):
-    monkeypatch.setattr(environment, "facts", lambda: {"a": "1", "longer": "2 3"})
-    assert environment.report() == "a       1\nlonger  2 3"
-
-
 def test_accelerators(hardware, monkeypatch):
     hardware(gpus=2, tpus=8)
     details = {"/physical_device:GPU:0": {"device_name": "NVIDIA H200"}, "/physical_device:GPU:1": {}}
     monkeypatch.setattr(tf.config.experimental, "get_device_details", lambda gpu: details[gpu.name])
     facts = environment.facts()
     assert (facts["GPUs"], facts["TPUs"]) == ("NVIDIA H200, /physical_device:GPU:1", "8")
-
-
-def test_no_accelerator(hardware):
-    hardware(gpus=0)
-    facts = environment.facts()
-    assert (facts["GPUs"], facts["TPUs"]) == ("none", "none")
 
 
 def test_facts_without_tensorflow(monkeypatch):

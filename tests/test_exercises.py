@@ -153,46 +153,29 @@ TODO = "Replace the `...`."
 RAISED = "Your code raised RuntimeError: Broken. In two sentences."
 WRONG = {
     "counter_on": [
-        (lambda device: ..., TODO),
-        (lambda device: None, TODO),
         (lambda device: tf.constant(0.0), "EagerTensor is not a variable"),
         (lambda device: 0, "int is not a variable"),
         (lambda device: tf.Variable(0.0), "For CPU:1 the variable lives on CPU:0."),
         (lambda device: only_counter(), "For CPU:0 the variable lives on CPU:1."),
         (lambda device: counter(device, 1.5), "The counter starts at 1.5 instead of 0."),
-        (boom, RAISED),
     ],
     "average_loss": [
-        (lambda losses, size: ..., TODO),
-        (lambda losses, size: None, TODO),
         (lambda losses, size: losses.sum(), "nothing was divided by the global batch size"),
         (lambda losses, size: losses.mean(), "You divided by the replica's own number of examples"),
         (lambda losses, size: losses / size, "It returns an array of shape (2,)"),
         (lambda losses, size: losses.sum() / size / 2, "their mean, 4; yours add up to 2."),
         (lambda losses, size: tf.reduce_sum(losses) / 4, "their mean, 4; yours add up to 3."),
         (lambda losses, size: losses.sum() / 3, "For losses [2, 4, 3] and [5, 6] the shares must add up to"),
-        (boom, RAISED),
-        (
-            lambda losses, size: np.nan, "nan",
-        ),
     ],
     "batch_loss": [
-        (lambda labels, logits: ..., "not solved yet"),
-        (lambda labels, logits: None, "not solved yet"),
         (sparse_loss("sum_over_batch_size"), "Half a batch gives the same loss as a whole one"),
         (lambda labels, logits: 1.0, "Half a batch gives the same loss as a whole one"),
         (sparse_loss("sum"), "must be ln 10 = 2.303; yours is 18.421."),
         (lambda *batch: average(sparse_loss()(*batch)) / 2, "must be ln 10 = 2.303; yours is 1.151."),
         (lambda *batch: average(sparse_loss("sum_over_batch_size")(*batch)), "ValueError: Invalid value"),
         (lambda *batch: average(sparse_loss()(*batch)) if len(batch[0]) == 8 else np.nan, "1.151; yours is nan"),
-        (boom, RAISED),
-        (
-            lambda labels, logits: np.nan, "nan",
-        ),
     ],
     "moved": [
-        (lambda path, device: ..., TODO),
-        (lambda path, device: None, TODO),
         (lambda path, device: path, "str is not a model."),
         (fresh, "The weights are not the saved ones."),
         (lambda path, device: keras.Sequential(load_on(path, device).layers[:1]), "not the saved ones."),
@@ -201,10 +184,8 @@ WRONG = {
         (
             lambda path, device: load_on(path, device, compile=False), "has made 0 steps instead of 3",
         ),
-        (boom, RAISED),
     ],
     "gradient_average": [
-        (lambda replicas, sizes: ..., TODO),
         (lambda replicas, sizes: 5.0, "It must return a list"),
         (by_variable(lambda parts, sizes: np.mean(parts)), "Each average must have its variable's shape"),
         (by_variable(lambda parts, sizes: sum(parts)), "yours give 12: you added up, and never averaged"),
@@ -214,29 +195,23 @@ WRONG = {
         (first_only, "Two variables are not treated alike"),
         (by_variable(lambda parts, sizes: parts[0] * np.nan), "yours give nan"),
         (by_variable(lambda parts, sizes: sum(parts) / 2), "the average is 5; yours is 6: use the sizes"),
-        (boom, RAISED),
     ],
     "ring_order": [
-        (lambda device, step, n: ..., TODO),
         (lambda device, step, n: device / n, "A chunk's number must be a whole number"),
         (lambda device, step, n: device - step, "device 0 sends chunk -1"),
         (lambda device, step, n: step, "two devices send the same chunk"),
         (lambda device, step, n: device, "which would add device 0's part a second time"),
         (lambda device, step, n: (device + step) % n, "After 3 steps each device must hold one complete chunk"),
         (lambda device, step, n: (device - step) % 4, "two devices send the same chunk"),
-        (boom, RAISED),
     ],
     "micro_batches": [
-        (lambda stages, idle: ..., TODO),
         (lambda stages, idle: 27.5, "must be a whole number, not 27.5"),
         (lambda stages, idle: 0, "at least one micro-batch is needed"),
         (lambda stages, idle: 8, "With 4 stages and 8 micro-batches each still waits 27% of the time"),
         (lambda stages, idle: 28, "28 are enough for 4 stages and 10%, but so are fewer"),
         (lambda stages, idle: math.ceil((stages - 1) / idle), "30 are enough for 4 stages and 10%, but so are fewer"),
-        (boom, RAISED),
     ],
     "row_split": [
-        (lambda x, W: ..., TODO),
         (lambda x, W: tf.concat(halves(x, W), axis=1), "so the result must be (2, 4); yours is (2, 8)."),
         (lambda x, W: x @ W, "but W was not split"),
         (lambda x, W: tf.reduce_sum(x[:, :, None] * W, axis=1), "but W was not split"),
@@ -244,36 +219,28 @@ WRONG = {
         (lambda x, W: halves(x, W)[0], "the other half of every sum is missing"),
         (lambda x, W: sum(halves(x, W)) / 2, "partial sums are added, not averaged"),
         (lambda x, W: x[:, 3:] @ W[:3] + x[:, :3] @ W[3:], "each half of x's columns belongs to its half of W's rows"),
-        (boom, RAISED),
     ],
     "dataset_for": [
-        (lambda strategy, n: ..., TODO),
         (lambda strategy, n: n, "int is not a tf.data.Dataset."),
         (lambda strategy, n: batches_of(n), "With 2 replicas and 8 examples for each, they get [4, 4]"),
         (lambda strategy, n: batches_of(2 * n), "With 1 replica and 8 examples for each, they get [16]"),
         (lambda strategy, n: batches_of(8 * strategy.num_replicas_in_sync), "and 24 examples for each, they get [8]"),
-        (boom, RAISED),
     ],
     "shares": [
-        (lambda batch, n: ..., TODO),
         (lambda batch, n: 32, "it must return a list of 4, not 32"),
         (lambda batch, n: [32, 32, 32, 32], "Of 7 examples your 4 replicas get [32, 32, 32, 32], 128 together."),
         (lambda batch, n: [batch // n] * n, "Of 7 examples your 4 replicas get [1, 1, 1, 1], 4 together."),
         (lambda batch, n: [math.ceil(batch / n)] * n, "Of 7 examples your 4 replicas get [2, 2, 2, 2], 8 together."),
         (lambda batch, n: [len(each) for each in np.array_split(range(batch), n)], "[2, 2, 1, 1] adds up, but"),
         (lambda batch, n: [batch // n] * (n - 1) + [batch - batch // n * (n - 1)], "but TensorFlow cuts slices of 2"),
-        (boom, RAISED),
     ],
     "examples_seen": [
-        (lambda strategy, labels: ..., TODO),
         (lambda strategy, labels: int(sizes_of(strategy, labels)), "TypeError: int() argument must be"),
         (lambda strategy, labels: 32, "A batch of 16 examples on 2 replicas: you count 32."),
         (lambda strategy, labels: sizes_of(strategy, labels).values[0], "A batch of 32 examples on 2 replicas"),
         (lambda strategy, labels: strategy.reduce("MEAN", sizes_of(strategy, labels), axis=None), "you count 16."),
-        (boom, RAISED),
     ],
     "replica_loss": [
-        (lambda a, w, p, real, n: ..., TODO),
         (lambda a, w, p, real, n: (a * w).sum() / real + p, "your shares count the penalty 2 times: 16."),
         (lambda a, w, p, real, n: a.sum() / real + p / n, "the padding counts."),
         (lambda a, w, p, real, n: (a * w).sum() / (real + 1) + p / n, "divide by the real examples, without"),
@@ -281,10 +248,8 @@ WRONG = {
         (lambda a, w, p, real, n: (a * w).sum() / 3 + p / 2, "4 replicas, 3 real"),
         (lambda a, w, p, real, n: a * w / real, "has a dimension left"),
         (lambda a, w, p, real, n: 5.0 if n == 2 else 1.0, "your shares add up to 4 instead of 7."),
-        (boom, RAISED),
     ],
     "tf_config": [
-        (lambda hosts, port, index: ..., TODO),
         (config, "An environment variable is text, and you return a dict: json.dumps."),
         (lambda *answer: str(config(*answer)), "It is not JSON (Expecting property name"),
         (lambda hosts, port, index: json.dumps(config(hosts, port, 0)), "'task' is {'type': 'worker', 'index': 0}"),
@@ -292,10 +257,8 @@ WRONG = {
         (lambda *answer: json.dumps(config(*answer, type="chief")), "'task' is {'type': 'chief'"),
         (lambda hosts, port, index: json.dumps(config(hosts, 1, index)), "'cluster' is {'worker': ['node-1:1'"),
         (lambda hosts, port, index: json.dumps(hosts), "'cluster' is None"),
-        (boom, RAISED),
     ],
     "part": [
-        (lambda examples, batch, n, i: ..., TODO),
         (lambda examples, batch, n, i: examples.batch(batch), "each should see 4 examples, and they see [[0, 1,"),
         (lambda examples, batch, n, i: examples.batch(batch // n), "3 steps, and your workers make [6]"),
         (lambda examples, batch, n, i: examples.shard(n, 0).batch(batch // n), "step 0 should hold 0 to 7, and holds"),
@@ -304,28 +267,22 @@ WRONG = {
         (lambda examples, batch, n, i: examples.skip(i * count_of(examples) // n).take(count_of(examples) // n)
             .batch(batch // n), "step 0 should hold 0 to 7, and holds [[0, 1, 2, 3], [12,"),
         (lambda examples, batch, n, i: examples.shard(2, i % 2).batch(batch // 2), "24 examples, global batch 6, 3"),
-        (boom, RAISED),
     ],
     "sum_over_workers": [
-        (lambda: ..., TODO),
         (lambda: 6.0, "so both should return 12.0; they return [6.0, 6.0]."),
         (in_turn(12.0, 6.0), "they return [12.0, 6.0]."),
         (lambda: [12.0], "they return [[12.0], [12.0]]."),
         (lambda: int("x"), "On the workers: every worker raised ValueError: invalid literal"),
-        (boom, RAISED),
     ],
     "still_to_come": [
-        (lambda epoch, epochs, done: ..., TODO),
         (lambda epoch, epochs, done: epoch.repeat(epochs), "[1, 2, 3, 0, 1, 2, 3] is left, and you return [0, 1, 2"),
         (lambda epoch, epochs, done: epoch.repeat().skip(done), "and you return [0, 1, 2, 3, 0"),
         (lambda epoch, epochs, done: epoch.skip(done).repeat(epochs), "stopped after 5 steps"),
         (lambda epoch, epochs, done: epoch.repeat(epochs).take(done), "is left, and you return []"),
         (lambda epoch, epochs, done: epoch.skip(done % 4).concatenate(epoch.repeat(epochs - done // 4 - 1)),
             "2 epochs of batches [0, 1, 2, 3, 4], stopped after 5 steps"),
-        (boom, RAISED),
     ],
     "interval": [
-        (lambda step, exchange, most: ..., TODO),
         (lambda step, exchange, most: exchange / step / most, "you return 5.33"),
         (lambda step, exchange, most: 0, "you return 0, and K must be a whole number from 1 up."),
         (lambda step, exchange, most: 1, "exchanges of 8 ms, at most 10%: with K = 1 the exchange takes 34.8%"),
@@ -333,43 +290,34 @@ WRONG = {
         (lambda step, exchange, most: 1 if step > exchange / most else int(exchange * (1 - most) / (most * step)),
             "with K = 4 the exchange takes 11.8%"),
         (lambda step, exchange, most: int(exchange * (1 - most) / (most * step) + 1), "K = 2 would do, but so would 1"),
-        (boom, RAISED),
     ],
     "addresses": [
-        (lambda nodes, tasks, port: ..., TODO),
         (lambda nodes, tasks, port: [f"{node}:{port}" for node in nodes], "should be ['n9:12000', 'n9:12001', 'n10"),
         (lambda nodes, tasks, port: [f"{node}:{port}" for node in sorted(nodes)], "and you return ['n10:12000'"),
         (lambda nodes, tasks, port: [f"{n}:{port + k}" for n in nodes for k in range(tasks[0])], "port 8470: it"),
-        (boom, RAISED),
     ],
     "fitting_batch": [
-        (lambda wanted, cores: ..., TODO),
         (lambda wanted, cores: wanted, "100 examples on 8 cores are 12.5 for each, which is no multiple of 8."),
         (lambda wanted, cores: wanted // (8 * cores) * 8 * cores, "64 examples are fewer than the 100 wanted."),
         (lambda wanted, cores: (wanted // (8 * cores) + 1) * 8 * cores, "192 would do, but 128 is the smallest"),
         (lambda wanted, cores: -(-wanted // 8) * 8, "104 examples on 8 cores are 13 for each"),
         (lambda wanted, cores: 1024, "1024 would do, but 128 is the smallest that does."),
-        (boom, RAISED),
     ],
     "mean_of_first": [
-        (lambda losses, count: ..., TODO),
         (lambda losses, count: tf.reduce_mean(losses), "2 it should return 3.0, and returns 4.0."),
         (lambda losses, count: tf.reduce_sum(losses) / tf.cast(count, "float32"), "return 3.0, and returns 8"),
         (lambda losses, count: tf.reduce_mean(tf.where(tf.range(4) < count, losses, 0.0)), "and returns 1.5."),
         (lambda losses, count: losses[0] * 0.75, "4 it should return 4.0, and returns 3.0"),
         (lambda losses, count: losses, "2 it should return 3.0, and returns [4.0, 2.0, 9.0, 1.0]."),
         (lambda losses, count: tf.strings.to_number(tf.strings.as_string(losses[0])), "The compiler refuses: Detected"),
-        (boom, RAISED),
     ],
     "largest_so_far": [
-        (lambda losses: ..., TODO),
         (growing, "The compiler refuses: Input and output shapes of loop body do not match."),
         (lambda losses: losses, "should return [1.0, 3.0, 3.0, 5.0], and returns [1.0, 3.0, 2.0, 5.0]."),
         (lambda losses: tf.sort(losses), "and returns [1.0, 2.0, 3.0, 5.0]."),
         (lambda losses: tf.fill([4], tf.reduce_max(losses)), "and returns [5.0, 5.0, 5.0, 5.0]."),
         (lambda losses: largest(losses, 0.0), "For [-4.0, -6.0, -1.0, -2.0] it should return [-4.0"),
         (lambda losses: tf.reduce_max(losses), "and returns 5.0."),
-        (boom, RAISED),
     ],
 }  # fmt: skip
 RIGHT = {
@@ -377,7 +325,6 @@ RIGHT = {
     "average_loss": [
         lambda losses, size: losses.sum() / size,
         lambda losses, size: tf.nn.compute_average_loss(losses, global_batch_size=size),
-        lambda losses, size: sum(losses) / size,
     ],
     "batch_loss": [
         lambda *batch: average(sparse_loss()(*batch)),
@@ -389,7 +336,6 @@ RIGHT = {
     "micro_batches": [lambda stages, idle: max(1, math.ceil((stages - 1) * (1 - idle) / idle - 1e-9))],
     "row_split": [
         lambda x, W: sum(halves(x, W)),
-        lambda x, W: tf.add(*halves(x, W)),
         lambda x, W: sum(
             tf.einsum("ab,bc->ac", *both) for both in zip(tf.split(x, 2, axis=1), tf.split(W, 2), strict=True)
         ),
@@ -398,7 +344,6 @@ RIGHT = {
     "shares": [slices, lambda batch, n: np.array(slices(batch, n))],
     "replica_loss": [
         lambda losses, weights, penalty, real, n: (losses * weights).sum() / real + penalty / n,
-        lambda losses, weights, penalty, real, n: float(np.dot(losses, weights)) / real + penalty / n,
     ],
     "examples_seen": [lambda strategy, labels: strategy.reduce("SUM", sizes_of(strategy, labels), axis=None)],
     "tf_config": [lambda *answer: json.dumps(config(*answer)), lambda *answer: json.dumps(config(*answer), indent=2)],
@@ -415,13 +360,9 @@ RIGHT = {
     "largest_so_far": [lambda losses: largest(losses, losses.dtype.min)],
     "still_to_come": [
         lambda epoch, epochs, done: epoch.repeat(epochs).skip(done),
-        lambda epoch, epochs, done: epoch.repeat().take(count_of(epoch) * epochs).skip(done),
     ],
     "interval": [
         lambda step, exchange, most: max(1, math.ceil(exchange * (1 - most) / (most * step) - 1e-9)),
-        lambda step, exchange, most: next(
-            k for k in range(1, 10**6) if exchange <= most * (k * step + exchange) + 1e-9
-        ),
     ],
     "addresses": [
         lambda nodes, tasks, port: [f"{n}:{port + k}" for n, t in zip(nodes, tasks, strict=True) for k in range(t)]
@@ -455,11 +396,7 @@ def verdict(capsys, original):
 
 def cases(answers):
     return [
-        pytest.param(
-            exercise,
-            *(case if isinstance(case, tuple) else (case,)),
-            id=f"{exercise}-{i}",
-        )
+        pytest.param(exercise, *(case if isinstance(case, tuple) else (case,)), id=f"{exercise}-{i}")
         for exercise, given in answers.items()
         for i, case in enumerate(given)
     ]
@@ -517,9 +454,11 @@ def test_wrong_answer(verdict, exercise, answer, reason):
 
 
 @pytest.mark.parametrize("exercise", WRONG)
-@pytest.mark.parametrize("answer", [..., None])
-def test_untouched_answer(verdict, exercise, answer):
-    assert "not solved yet" in verdict(exercise, answer)
+def test_untouched_and_broken_answers(verdict, exercise):
+    for answer in ..., None, lambda *_: ..., lambda *_: None:
+        assert "not solved yet" in verdict(exercise, answer)
+    assert exercise == "batch_loss" or verdict(exercise, lambda *_: ...).endswith(f" {TODO}\n")
+    assert RAISED in verdict(exercise, boom)
 
 
 @pytest.mark.parametrize("module", MODULES, ids=lambda module: module.__name__)
@@ -537,13 +476,6 @@ def test_sum_over_real_workers(capsys):
 
     multi_worker_strategy.sum_over_workers(broken)
     assert "Collective ops must be configured at program startup." in capsys.readouterr().out
-
-
-def test_moved_leaves_no_file_behind(verdict, tmp_path, monkeypatch):
-    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
-    paths = []
-    verdict("moved", lambda path, device: paths.append(path))
-    assert paths[0].startswith(str(tmp_path)) and not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize("size", [1, 2, 65])

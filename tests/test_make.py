@@ -61,10 +61,6 @@ def test_a_python_without_ensurepip_is_not_chosen(fresh):
     assert good.exists() and said.returncode
 
 
-def test_the_check_asks_for_ensurepip():
-    assert "import ensurepip, sys, venv" in (ROOT / "Makefile").read_text()
-
-
 def test_gpu_asks_for_cuda(fresh):
     shutil.copy(ROOT / "requirements-gpu.txt", fresh)
     python = fake_python(fresh, "fits", 0)
@@ -73,11 +69,6 @@ def test_gpu_asks_for_cuda(fresh):
     pins = [(ROOT / name).read_text() for name in ("requirements.txt", "requirements-gpu.txt")]
     version, cuda = (re.search(r"^tensorflow(?:\[and-cuda\])?(==\S+)$", each, re.M)[1] for each in pins)
     assert version == cuda and "-r requirements.txt" in pins[1]
-
-
-def test_gpus_are_hidden_from_the_tests_and_said_so():
-    assert "hidden from TensorFlow" in make(ROOT, "--dry-run", "test").stdout
-    assert "--nbval-lax notebooks" in make(ROOT, "--dry-run", "test-gpu").stdout
 
 
 @pytest.mark.parametrize(

@@ -1,9 +1,12 @@
 """What the pages promise: links that lead somewhere, words that are explained, sentences that follow from the facts."""
 
-import datetime
+import functools
+import json
 import pathlib
+import re
 import shutil
 import sys
+import urllib.parse
 
 import glossary
 import nbformat
@@ -13,105 +16,148 @@ ROOT = pathlib.Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "tools"))
 
 import derive  # noqa: E402
-import links  # noqa: E402
+import publish  # noqa: E402
 
-PAGES = links.pages(ROOT)
+TEXTS = ("README.md", "CONTRIBUTING.md", "docs/*.md", "notebooks/*.ipynb", "notebooks/*.md")
+PAGES = [page for pattern in TEXTS for page in sorted(ROOT.glob(pattern))]
+NOTEBOOKS = [page for page in PAGES if page.suffix == ".ipynb"]
+
+
+@functools.cache
+def prose(page):
+    """The Markdown of a page, less its code."""
+    text = page.read_text(encoding="utf-8")
+    if page.suffix == ".ipynb":
+        text = "\n\n".join(cell.source for cell in nbformat.reads(text, 4).cells if cell.cell_type == "markdown")
+    return re.sub(
+        r"^```.*?^```|`[^`\n]+`", lambda code: "" if code[0].startswith("```") else "code", text, flags=re.M | re.S
+    )
+
+
+def broken(page):
+    """The relative links of a page that lead nowhere."""
+    targets = re.findall(r"\]\(([^)\s]+)\)|(?:href|src)=\"([^\"]+)\"", prose(page))
+    for link in (one or other for one, other in targets):
+        name, _, anchor = link.partition("#")
+        target = page.parent / urllib.parse.unquote(name) if name else page
+        if re.match(r"\w+:", link):
+            continue
+        if not target.exists() or (
+            anchor and anchor not in map(publish.slug, re.findall(r"^#+ (.+)", prose(target), re.M))
+        ):
+            yield link
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_relative_links_lead_somewhere(page):
-    assert links.broken(page) == []
+    assert list(broken(page)) == []
 
 
 def test_a_broken_link_is_found(tmp_path):
     page = tmp_path / "page.md"
     (tmp_path / "other.md").write_text("# one\n\n## two words\n")
     page.write_text("[a](other.md#two-words) [b](other.md#three) [c](none.md) [d](#one) [e](https://x.org/none.md)\n")
-    assert links.broken(page) == ["other.md#three", "none.md", "#one"]
-
-
-def test_external_links_are_listed_with_the_date_when_they_were_last_seen():
-    listed = links.listed()
-    assert sorted(listed) == links.used()
-    for url, date in listed.items():
-        assert date == "never" or datetime.date.fromisoformat(date) <= datetime.date.today(), url
-
-
-def test_an_external_link_is_looked_at(tmp_path, monkeypatch, capsys):
-    place = tmp_path / "links.txt"
-    place.write_text("2026-01-01 https://dead.example/\n2026-01-01 https://gone.example/\n")
-    monkeypatch.setattr(links, "PLACE", place)
-    monkeypatch.setattr(links, "used", lambda: ["https://dead.example/", "https://new.example/"])
-    monkeypatch.setattr(links, "alive", lambda url: "new" in url)
-    assert links.main([]) == 1
-    today = datetime.date.today().isoformat()
-    assert place.read_text() == f"2026-01-01 https://dead.example/\n{today} https://new.example/\n"
-    assert "https://dead.example/: no answer now; last seen 2026-01-01" in capsys.readouterr().out
+    assert list(broken(page)) == ["other.md#three", "none.md", "#one"]
 
 
 def test_what_is_derived_is_up_to_date(capsys):
     assert derive.main(["--check"]) == 0, capsys.readouterr().out
 
 
-@pytest.fixture
-def copy(tmp_path):
-    for name in "notebooks", "tools":
-        shutil.copytree(ROOT / name, tmp_path / name, ignore=shutil.ignore_patterns("__pycache__"))
-    shutil.copy(ROOT / "README.md", tmp_path)
-    return tmp_path
-
-
-@pytest.mark.parametrize(
-    "name, old, new",
-    [
-        ("notebooks/01_one_device_strategy.ipynb", " minutes to work through", "0 minutes to work through"),
-        ("notebooks/02_gpu_strategy.ipynb", "[← 01 one device]", "[← 00 one device]"),
-        ("README.md", "Tested with Python 3.11", "Tested with Python 3.9"),
-        ("notebooks/errors.md", "num_split 4", "num_split 5"),
-        ("tools/seconds.json", '"01_one_device_strategy": ', '"01_one_device_strategy": 9'),
-    ],
-)
-def test_a_promise_that_is_not_kept_is_named(copy, capsys, name, old, new):
-    text = (copy / name).read_text(encoding="utf-8")
-    assert old in text
-    (copy / name).write_text(text.replace(old, new), encoding="utf-8")
-    assert derive.main(["--check"], copy) == 1
-    said = capsys.readouterr().out
-    assert (name if name.startswith(("notebooks", "README")) else "01_one_device_strategy.ipynb") in said
-    assert derive.main([], copy) == 0 and derive.main(["--check"], copy) == 0
-
-
 @pytest.mark.parametrize(
     "name, old, new, words",
     [
-        ("notebooks/01_one_device_strategy.ipynb", " minutes to work through", " min to do", "01_one_device_strategy"),
-        ("notebooks/01_one_device_strategy.ipynb", "</a>\\n", "</a> \\n", "01_one_device_strategy, first cell"),
-        ("notebooks/01_one_device_strategy.ipynb", '"id": "next"', '"id": "ways"', "has no cell called next"),
-        ("README.md", "| [02 Several GPUs]", "| [GPUs]", "README.md: what"),
-        ("README.md", "<!-- end -->", "", "README.md: lacks"),
-        ("notebooks/errors.md", "from here on written", "written", "notebooks/errors.md: lacks"),
-        ("tools/seconds.json", "02_gpu_strategy", "02_gpus", "02_gpu_strategy: was never executed"),
+        ("docs/tested.md", "Tested with Python 3.11", "Tested with Python 3.9", "docs/tested.md: says something else"),
+        ("notebooks/errors.md", "num_split 4", "num_split 5", "notebooks/errors.md: says something else"),
+        ("notebooks/errors.md", "written by tools", "written", "notebooks/errors.md: lacks <!-- written by tools/der"),
     ],
 )
-def test_a_place_that_was_reworded_away_is_named(copy, capsys, name, old, new, words):
-    text = (copy / name).read_text(encoding="utf-8")
-    assert old in text
-    (copy / name).write_text(text.replace(old, new), encoding="utf-8")
-    assert derive.main(["--check"], copy) == 1 and words in capsys.readouterr().out
+def test_what_is_derived_and_says_something_else_is_named(tmp_path, capsys, name, old, new, words):
+    for folder in "notebooks", "docs", "tests/colab", ".github":
+        shutil.copytree(ROOT / folder, tmp_path / folder)
+    shutil.copy(ROOT / "requirements.txt", tmp_path)
+    text = (tmp_path / name).read_text(encoding="utf-8")
+    (tmp_path / name).write_text(text.replace(old, new), encoding="utf-8")
+    assert old in text and derive.main(["--check"], tmp_path) == 1 and words in capsys.readouterr().out
+    assert derive.main([], tmp_path) == ("lacks" in words)
+    assert (tmp_path / name).read_text(encoding="utf-8") == text or "lacks" in words
 
 
-def test_a_sixth_notebook_is_told_what_it_lacks(copy, capsys):
-    shutil.copy(copy / "notebooks" / "01_one_device_strategy.ipynb", copy / "notebooks" / "07_more.ipynb")
-    assert derive.main(["--check"], copy) == 1
-    assert "07_more: has no short name; give it one in NAMES" in capsys.readouterr().out
+# A notebook's first and last cells
 
 
-@pytest.mark.parametrize("name", [path.stem for path in PAGES if path.suffix == ".ipynb"])
-def test_a_word_of_the_glossary_is_linked_where_it_is_first_used(name):
-    cells = nbformat.read(ROOT / "notebooks" / f"{name}.ipynb", as_version=4).cells
-    prose = [cell for cell in cells if cell.cell_type == "markdown" and cell.id != "title"]
+def cells_of(page):
+    return {cell.id: cell for cell in nbformat.read(page, as_version=4).cells}
+
+
+def short_name(page):
+    """What the other pages call a notebook: the beginning of its title."""
+    name = re.match(r"# ([^:,]+)", cells_of(page)["title"].source)[1]
+    return page.stem[:2] + " " + (name if name[1:2].isupper() else name[0].lower() + name[1:])
+
+
+def neighbours(page):
+    """The links to the notebooks before and after this one, with `%s` where the folder stands."""
+    place = NOTEBOOKS.index(page)
+    before, after = NOTEBOOKS[:place][-1:], NOTEBOOKS[place + 1 :][:1]
+    return [f"[← {short_name(other)}](%s{other.name})" for other in before] + [
+        f"[{short_name(other)} →](%s{other.name})" for other in after
+    ]
+
+
+@pytest.mark.parametrize("page", NOTEBOOKS, ids=lambda page: page.stem)
+def test_the_ways_around(page):
+    repository, revision = publish.published()
+    own = ["[exercises](#Exercises)", "[its errors](#Errors-you-may-meet)", "[all errors](errors.md)"]
+    here, cells = [link % "" for link in neighbours(page)], cells_of(page)
+    assert " · ".join([*here, *own, "[glossary](glossary.md)"]) in cells["title"].source.splitlines()
+    colab = f"https://colab.research.google.com/github/{repository}/blob/{revision}/notebooks/"
+    github = f"https://github.com/{repository}/blob/{revision}/notebooks/"
+    pages = [f"[{name}]({github}{name}.md)" for name in ("errors", "glossary")]
+    ends = [" · ".join([*here, "the [map of the course](../README.md)"]), "", "On Colab: "]
+    ends[-1] += " · ".join([link % colab for link in neighbours(page)] + pages)
+    assert cells["next"].source.splitlines()[-3:] == ends
+
+
+def minutes(cells):
+    """To work through a notebook, to the quarter of an hour.
+
+    150 words of prose a minute, 5 seconds for a line of code, half a minute for a figure, 1 minute to predict an
+    outcome, 6 for an exercise. An estimate: nobody was timed.
+    """
+    total = 0
+    for cell in cells:
+        if cell.cell_type == "markdown":
+            words = re.sub(r"<[^>]*>|\]\([^)]*\)", " ", cell.source).split()
+            total += len(words) / 150 + cell.source.count("<b>Predict.</b>")
+        elif cell.id != "set-up" and not cell.id.startswith("solution-"):
+            total += sum(bool(line.strip()) for line in cell.source.splitlines()) / 12
+            total += sum("image/png" in output.get("data", {}) for output in cell.outputs) / 2
+            total += 6 * cell.id.startswith("exercise-")
+    return 15 * round(total / 15)
+
+
+@pytest.mark.parametrize("page", NOTEBOOKS, ids=lambda page: page.stem)
+def test_the_minutes_are_what_the_formula_says(page):
+    cells = cells_of(page)
+    needed, seconds = minutes(cells.values()), json.loads((ROOT / "tools" / "seconds.json").read_text())[page.stem]
+    computing = r"the computing is about ([\d.]+) minutes? on a laptop"
+    stated = re.search(rf"\*\*Takes\*\* (\d+) minutes to work.*{computing}", cells["title"].source)
+    assert int(stated[1]) == needed and 0.5 < 60 * float(stated[2]) / seconds < 2  # machines differ
+    assert re.search(rf"\| \[{page.stem[:2]} .*?\| {needed} \|", prose(ROOT / "README.md"))
+
+
+def test_the_readme_adds_them_up():
+    readme = prose(ROOT / "README.md")
+    parts = re.findall(r"\(notebooks/\d\d_\w+\.ipynb\) \| (\d+) \|", readme)
+    assert len(parts) == len(NOTEBOOKS) and f"Together {sum(map(int, parts))} minutes" in readme
+
+
+@pytest.mark.parametrize("page", NOTEBOOKS, ids=lambda page: page.stem)
+def test_a_word_of_the_glossary_is_linked_where_it_is_first_used(page):
+    markdown = [cell for cell in cells_of(page).values() if cell.cell_type == "markdown" and cell.id != "title"]
     for term in glossary.terms():
-        for cell in prose:
+        for cell in markdown:
             use = glossary.first_use(term, cell.source)
             link = cell.source.find(f"]({glossary.anchor(term)})")
             if use or link >= 0:
@@ -120,5 +166,5 @@ def test_a_word_of_the_glossary_is_linked_where_it_is_first_used(name):
 
 
 def test_every_word_of_the_glossary_is_used():
-    text = "".join(page.read_text(encoding="utf-8") for page in PAGES if page.suffix == ".ipynb")
+    text = "".join(page.read_text(encoding="utf-8") for page in NOTEBOOKS)
     assert [term for term in glossary.terms() if f"]({glossary.anchor(term)})" not in text] == []

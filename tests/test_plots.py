@@ -1,6 +1,5 @@
 """Every drawing: what it says, what its colours mean, and that no text is cut off or hidden by another."""
 
-import functools
 import itertools
 
 import numpy as np
@@ -12,12 +11,11 @@ from matplotlib.legend import Legend
 from matplotlib.patches import FancyBboxPatch
 from matplotlib.text import Text
 
-from course_utils import plots
+from course_utils import cluster, planner, plots, tpu
 from course_utils.planner import Memory
 from course_utils.plots import style
 from course_utils.plots.style import COLOURS, INK, MUTED
 
-IMAGES, LABELS = np.linspace(0, 1, 16 * 784, dtype="float32").reshape(16, 28, 28, 1), np.arange(16) % 10
 LOSS = {"training": [1.9, 0.8, 0.4, 0.3, 0.2], "test": [1.2, 0.6, 0.5, 0.4, 0.35]}
 ACCURACY = {"training": [0.4, 0.8, 0.9, 0.93, 0.95], "test": [0.6, 0.85, 0.9, 0.91, 0.92]}
 SPEEDS = {
@@ -86,293 +84,156 @@ def devices(count):
     return [f"CPU:{i}" for i in range(count)]
 
 
-# name: (the drawing, its title, texts that must be there besides)
+def lines(*args, **kwargs):
+    return lambda title: plots.lines(args[0], title, *args[1:], **kwargs)
+
+
+def bars(values, unit, **kwargs):
+    return lambda title: plots.bars(values, unit, title, **kwargs)
+
+
+def step(names, examples, *more, **kwargs):
+    return lambda title: plots.training_step(names, examples, title, *more, **kwargs)
+
+
+INSIDE = {"HBM": ("weights", "weights"), "vector unit": ("8 × 128 lanes", "activations"),
+          "matrix unit": ("128 × 128 multiply-adds", "compute")}  # fmt: skip
+GRID = [[10 * i + j for j in range(64)] for i in range(16)], range(1, 17), range(8, 520, 8)
+CUT = {"one device": {"weights": 50, "activations": 950}, "ZeRO": {"weights": 20, "activations": 30}}
+ERRORS = {"a/kernel": {"right": 1e-5, "naive": 31.0}, "a/bias": {"right": 2e-5, "naive": 17.0}}
+WEIGHTS = 693_962 * 4
+NUMBERED = {"stage 0": [(0, 9, "waiting"), *((k, 1, "compute", f"n{k}") for k in range(4))]}
+WAITED = {m: 3 / (m + 3) for m in range(1, 33)}
+
+# title: (the drawing, texts that must be there besides)
 CASES = {
-    "digits": (
-        lambda title: plots.digits(IMAGES, LABELS, title),
-        "Real handwriting, MNIST's shape and scale",
-        list("0123456789"),
-    ),
-    "two digits": (lambda title: plots.digits(IMAGES[:2], [3, 7], title), "Two", ["3", "7"]),
-    "placement on 1": (
+    "One device holds everything": (
         lambda title: plots.placement(on(1), title),
-        "One device holds everything",
         ["CPU:0", "this process", "weights", "moments", "gradients", "images"],
     ),
-    "placement on 2": (
+    "The scope decides where weights and optimizer live": (
         lambda title: plots.placement(SCOPES, title),
-        "The scope decides where weights and optimizer live",
         ["CPU:0", "CPU:1", "this process", "plain model: 6 variables", "pinned model: 6 variables"],
     ),
-    "placement on 4": (
-        lambda title: plots.placement(on(4), title, "worker 0"),
-        "Four devices",
-        [*devices(4), "worker 0", "moments", "nothing"],
+    "Four devices": (
+        lambda title: plots.placement(on(4), title, "worker 0"), [*devices(4), "worker 0", "moments", "nothing"],
     ),
-    "placement on 8": (
-        lambda title: plots.placement(on(8), title),
-        "Eight devices",
-        ["CPU:0", "CPU:1", "…\n5 more", "CPU:7", "nothing"],
+    "Eight devices": (
+        lambda title: plots.placement(on(8), title), ["CPU:0", "CPU:1", "…\n5 more", "CPU:7", "nothing"],
     ),
-    "placement on 8, wide": (
-        lambda title: plots.placement({f"CPU:{i}": [("moments 5.3 MiB", "optimizer")] for i in range(8)}, title),
-        "8 replicas keep everything 8 times",
-        ["moments 5.3 MiB"],
+    "Two processes share nothing but what they send": (
+        lambda title: cluster.drawings.workers({f"worker {i}": OWN for i in range(2)}, title, OVER, "a shared folder"),
+        ["worker 0", "worker 1", *(text for text, _ in OWN), OVER, "a shared folder"],
     ),
-    "placement of nothing": (
-        lambda title: plots.placement({"GPU:0": []}, title),
-        "Nothing yet",
-        ["GPU:0", "nothing"],
+    "Whoever reads everything twice trains twice on it": (
+        lambda title: cluster.drawings.shards({"OFF": [EVERY] * 2, "DATA": [EVERY[::2], EVERY[1::2]], "less": LESS},
+                                              16, title),
+        ["OFF", "worker 0", "worker 1", "15", "8 steps · 16 examples twice", "4 steps",
+         "2 steps · 1 example twice · never: 6, 7, 8, 9, 10, 11, 12, 13, 14, 15"],
     ),
-    "workers, 2": (
-        lambda title: plots.workers({f"worker {i}": OWN for i in range(2)}, title, OVER, "a folder that all reach"),
-        "Two processes share nothing but what they send",
-        ["worker 0", "worker 1", *(text for text, _ in OWN), OVER, "a folder that all reach"],
-    ),
-    "workers, 3, no folder": (
-        lambda title: plots.workers({f"worker {i}": [("weights", "weights")] for i in range(3)}, title, OVER),
-        "Three processes",
-        ["worker 2", "weights", OVER],
-    ),
-    "shards": (
-        lambda title: plots.shards({"OFF": [EVERY] * 2, "DATA": [EVERY[::2], EVERY[1::2]], "less": LESS}, 16, title),
-        "Whoever reads everything twice trains twice on it",
-        [
-            *("OFF", "worker 0", "worker 1", "15", "8 steps · 16 examples twice", "4 steps"),
-            "2 steps · 1 example twice · never: 6, 7, 8, 9, 10, 11, 12, 13, 14, 15",
-        ],
-    ),
-    "tpu": (
-        lambda title: plots.tpu(
-            title,
-            "batches",
-            {
-                "HBM": ("weights", "weights"),
-                "vector unit": ("8 × 128 lanes", "activations"),
-                "matrix unit": ("128 × 128 multiply-adds", "compute"),
-            },
-        ),
-        "A TPU multiplies matrices; the host must keep it fed",
+    "A TPU multiplies matrices; the host must keep it fed": (
+        lambda title: tpu.inside_a_tpu(title, "batches", INSIDE),
         ["host", "TPU chip", "batches", "HBM: weights", "vector unit: 8 × 128 lanes", "tf.data: batches"],
     ),
-    "heatmap": (
-        lambda title: plots.heatmap(
-            [[10 * i + j for j in range(64)] for i in range(16)],
-            range(1, 17),
-            range(8, 520, 8),
-            "features",
-            "examples per core",
-            "lanes in use (%)",
-            title,
-        ),
-        "Small batches and odd sizes leave the matrix unit idle",
+    "Small batches and odd sizes leave the matrix unit idle": (
+        lambda title: tpu.heatmap(*GRID, "features", "examples per core", "lanes in use (%)", title),
         ["features", "examples per core", "lanes in use (%)", "64", "512", "2", "16"],
     ),
-    "step on 1": (
-        lambda title: plots.training_step(["CPU:1"], 128, title),
-        "One device: the whole step stays at home",
-        ["CPU:1", "128 examples", *STEP, *CODE],
-    ),
+    "step on 1": (step(["CPU:1"], 128), ["CPU:1", "128 examples", *STEP, *CODE]),
     "step on 2": (
-        lambda title: plots.training_step(devices(2), 64, title, 693_962 * 4),
-        "Two replicas: one thing is new, the all-reduce",
-        [*devices(2), "64 examples", *STEP, "batch's gradient", ALL_REDUCE],
-    ),
-    "step on 3": (
-        lambda title: plots.training_step(devices(3), 32, title, 693_962 * 4),
-        "Three replicas",
-        [*devices(3), "32 examples", "gradients", "moments", ALL_REDUCE],
+        step(devices(2), 64, WEIGHTS), [*devices(2), "64 examples", *STEP, "batch's gradient", ALL_REDUCE],
     ),
     "step on 4 shards": (
-        lambda title: plots.training_step(devices(4), [64, 32, 16, 16], title, 693_962 * 4, optimizer=False),
-        "Four replicas: only the gradients leave their device",
+        step(devices(4), [64, 32, 16, 16], WEIGHTS, optimizer=False),
         [*devices(4), "64 examples", "32 examples", "16 examples", "new weights", ALL_REDUCE],
     ),
     "step on 8": (
-        lambda title: plots.training_step([f"GPU:{i}" for i in range(8)], list(range(1001, 1009)), title, 693_962 * 4),
-        "Eight replicas",
-        ["GPU:0", "GPU:1", "…\n5 more", "GPU:7", "1001 examples", "1002 examples", "1008 examples", ALL_REDUCE],
+        step(devices(8), list(range(1001, 1009)), WEIGHTS),
+        ["CPU:0", "CPU:1", "…\n5 more", "CPU:7", "1001 examples", "1002 examples", "1008 examples", ALL_REDUCE],
     ),
     "step with numbers": (
-        lambda title: plots.training_step(
-            devices(4), 32, title, 693_962 * 4, numbers={"gradients": [f"{i}.0071" for i in range(4)]}
-        ),
-        "One number on its way",
+        step(devices(4), 32, WEIGHTS, numbers={"gradients": [f"{i}.0071" for i in range(4)]}),
         [*devices(4), "0.0071", "3.0071", "new weights", ALL_REDUCE],
     ),
-    "ring": (
-        lambda title: plots.ring(story(4), title, "Each arrow is one\nchunk: 4 bytes."),
-        "The ring: in each step every device sends one chunk to the next",
+    "The ring: in each step every device sends one chunk to the next": (
+        lambda title: planner.drawings.ring(story(4), title, "Each arrow is one\nchunk: 4 bytes."),
         ["step 0", "the sum, on all", "sum of 4", "1111", "4000"],
     ),
-    "ring of 2": (lambda title: plots.ring(story(2), title), "Two", ["step 0", "sum of 2", "11"]),
-    "split layer": (
-        lambda title: plots.split_layer(title),
-        "Columns need an all-gather, rows an all-reduce",
-        ["by columns", "by rows", "all-gather: side by side", "all-reduce: added up"],
+    "Columns need an all-gather, rows an all-reduce": (
+        planner.drawings.split_layer, ["by columns", "by rows", "all-gather: side by side", "all-reduce: added up"],
     ),
-    "decision": (
-        lambda title: plots.decision(title),
-        "First what fits, then what is slow",
-        ["Does it fit on\none device?", "data parallel\n(02, 03, 04)", "yes", "no"],
+    "First what fits, then what is slow": (
+        planner.drawings.decision, ["Does it fit on\none device?", "data parallel\n(02, 03, 04)", "yes", "no"],
     ),
     "curves": (
-        lambda title: plots.lines(
-            {"training": [1.9, 0.8, 0.4], "test": [1.2, 0.6, 0.5]}, title, "epoch", "loss (nats)"
-        ),
-        "Three epochs are enough",
+        lines({"training": [1.9, 0.8, 0.4], "test": [1.2, 0.6, 0.5]}, "epoch", "loss (nats)"),
         ["epoch", "1", "2", "3", "loss (nats)", "training", "test"],
     ),
     "two panels": (
-        lambda title: plots.lines(
-            [LOSS, ACCURACY], title, "epoch", ["loss (nats)", "accuracy"], ylim=[None, (None, 1)]
-        ),
-        "Five epochs are enough to read most digits",
+        lines([LOSS, ACCURACY], "epoch", ["loss (nats)", "accuracy"], ylim=[None, (None, 1)]),
         ["epoch", "5", "loss (nats)", "accuracy", "training", "test"],
     ),
-    "curves of 20 epochs": (
-        lambda title: plots.lines({"training": [1] * 20}, title, "epoch", "loss (nats)"),
-        "Twenty",
-        ["epoch", "training"],
-    ),
     "twelve curves": (
-        lambda title: plots.lines({f"{n} updates old": [n, n + 1] for n in range(12)}, title, "updates", "loss (nats)"),
-        "Twelve curves",
+        lines({f"{n} updates old": [n, n + 1] for n in range(12)}, "updates", "loss (nats)"),
         [f"{n} updates old" for n in range(12)],
     ),
     "speeds": (
-        lambda title: plots.lines(
-            SWEEP, title, "global batch size (examples)", "examples/s", log="x", across=REFERENCE
-        ),
-        "Batch 256 trains on 2.3× the examples/s of batch 32",
+        lines(SWEEP, "global batch size (examples)", "examples/s", log="x", across=REFERENCE),
         [*SWEEP, *REFERENCE, "global batch size (examples)", "examples/s", *map(str, SIZES), "8,000"],
     ),
-    "logarithms": (
-        lambda title: plots.lines(
-            [GROWING | {"ideal": dict(zip(COUNTS, COUNTS, strict=True))}, SHARES],
-            title,
-            "devices",
-            ["times as fast as one device", "communication's share"],
-            log=["xy", "x"],
-            ylim=[None, (0, 1.03)],
-            across=[None, {"half of the step": 0.5}],
-            looks={"ideal": "reference"},
-        ),
-        "On paper: the larger the work per byte, the further it scales",
-        [*GROWING, "ideal", "1,024", "256", "half of the step", "devices", "0.1", "1,000"],
-    ),
-    "named panels": (
-        lambda title: plots.lines(
-            [GROWING, GROWING], title, "devices", "speed-up", log="xy", names=["the same job", "a growing job"]
-        ),
-        "A fixed job saturates; a job that grows with the devices does not",
-        ["the same job", "a growing job", "speed-up"],
+    "On paper: the larger the work per byte, the further it scales": (
+        lines([GROWING | {"ideal": dict(zip(COUNTS, COUNTS, strict=True))}, SHARES], "devices",
+              ["times as fast as one device", "communication's share"], log=["xy", "x"], ylim=[None, (0, 1.03)],
+              across=[None, {"half of the step": 0.5}], looks={"ideal": "reference"}, names=["speed-up", "share"]),
+        [*GROWING, "ideal", "1,024", "256", "half of the step", "devices", "0.1", "1,000", "speed-up", "share"],
     ),
     "under 1 MiB": (
-        lambda title: plots.lines({"ring": {2: 0.001, 1024: 0.002}}, title, "devices", "MiB", log="xy"),
-        "A small model",
-        ["ring", "MiB", "0.001", "0.002"],
+        lines({"ring": {2: 0.001, 1024: 0.002}}, "devices", "MiB", log="xy"), ["ring", "MiB", "0.001", "0.002"],
     ),
     "formula and points": (
-        lambda title: plots.lines(
-            {"(p − 1)/(m + p − 1)": {m: 3 / (m + 3) for m in range(1, 33)}, "measured": {1: 0.76, 16: 0.17}},
-            title,
-            "micro-batches m",
-            "share of time a stage waits",
-            log="x",
-            ylim=(0, 1),
-            looks={"measured": "points"},
-        ),
-        "More micro-batches, a smaller bubble (four stages)",
+        lines({"(p − 1)/(m + p − 1)": WAITED, "measured": {1: 0.76, 16: 0.17}}, "micro-batches m",
+              "share of time a stage waits", log="x", ylim=(0, 1), looks={"measured": "points"}),
         ["measured", "(p − 1)/(m + p − 1)", "micro-batches m", "16"],
     ),
-    "bars": (
-        lambda title: plots.bars(SPEEDS, "examples/s", title),
-        "The tuned pipeline: 3.1× the examples per second",
-        [*SPEEDS, "examples/s", "4,000", "12,345"],
-    ),
-    "one bar": (lambda title: plots.bars({"only": (3, 2, 4)}, "ms", title), "One way", ["only", "ms", "3"]),
-    "small bars": (
-        lambda title: plots.bars({"a": 0.4, "b": 0.0123}, "ms", title),
-        "Small numbers",
-        ["0.4", "0.0123"],
-    ),
+    "bars": (bars(SPEEDS, "examples/s"), [*SPEEDS, "examples/s", "4,000", "12,345"]),
     "stacked bars": (
-        lambda title: plots.bars({name: each.mib for name, each in MEMORY.items()}, "MiB on the fullest device", title),
-        "Only splitting the model makes its weights smaller on a device",
+        bars({name: each.mib for name, each in MEMORY.items()}, "MiB on the fullest device"),
         [*MEMORY, "26.5", "14.6", "activations", "optimizer", "MiB on the fullest device"],
     ),
     "bars side by side": (
-        lambda title: plots.bars(
-            {"a/kernel": {"right": 1e-5, "naive": 31.0}, "a/bias": {"right": 2e-5, "naive": 17.0}},
-            "error, % of the true gradient's length",
-            title,
-            stacked=False,
-            looks={"naive": "wrong"},
-        ),
-        "Averaging unequal shards naively: wrong by up to 31%",
+        bars(ERRORS, "error, % of the true gradient's length", stacked=False, looks={"naive": "wrong"}),
         ["right", "naive", "a/kernel", "31", "1e-05"],
+    ),
+    "bars cut off": (
+        bars(CUT, "GiB", across={"what a device has": 80}), ["what a device has", "1,000 …", "50", "weights"],
     ),
     "histogram": (
         lambda title: plots.histogram({"the fast": [2, 2, 3], "the straggler": [11, 12, 12]}, "age", "%", title),
-        "The slower the replica, the older its gradients",
         ["the fast", "the straggler", "age", "%"],
     ),
     "timeline": (
-        lambda title: plots.timeline(ROWS, title, WORDS),
-        "One worker waits",
-        [*ROWS, *WORDS.values(), "milliseconds"],
-    ),
-    "bars cut off": (
-        lambda title: plots.bars(
-            {"one device": {"weights": 50, "activations": 950}, "ZeRO": {"weights": 20, "activations": 30}},
-            "GiB",
-            title,
-            across={"what a device has": 80},
-        ),
-        "Some are far too long",
-        ["what a device has", "1,000 …", "50", "weights"],
+        lambda title: plots.timeline(ROWS, title, WORDS), [*ROWS, *WORDS.values(), "milliseconds"],
     ),
     "timeline with numbers": (
-        lambda title: plots.timeline(
-            {"stage 0": [(0, 9, "waiting"), *((k, 1, "compute", f"n{k}") for k in range(4))]}, title, WORDS
-        ),
-        "All forward, then all backward",
-        ["stage 0", "n0", "n3"],
+        lambda title: plots.timeline(NUMBERED, title, WORDS, "seconds"), ["stage 0", "n0", "n3", "seconds"],
     ),
-    "timeline of one row": (
-        lambda title: plots.timeline({"CPU:0": [(0, 2, "compute")]}, title, WORDS, "seconds"),
-        "One row",
-        ["CPU:0", "train on it", "seconds"],
+    "Of eight replicas on two cores each waits for the others most of the time, and the more so the more there are": (
+        bars({"a": 0.4, "b": 0.0123}, "ms"), ["0.4", "0.0123"],
     ),
-    "timeline of eight rows": (
-        lambda title: plots.timeline({f"worker {i}": [(0, 9, "compute")] for i in range(8)}, title, WORDS),
-        "Eight rows",
-        [f"worker {i}" for i in range(8)],
+    "resumed after 8": (
+        lines(RUNS, "step", "loss (nats)", looks=RESUMED, at={"stopped": 8.5}), [*RUNS, "stopped", "step"],
     ),
-    "a long title": (
-        lambda title: plots.bars({"a": 1}, "ms", title),
-        "Of eight replicas on two cores each waits for the others most of the time, and the more so the more there are",
-        ["a"],
+    "resumed after 55": (
+        lines(RUNS, "step", "loss (nats)", looks=RESUMED, at={"stopped": 55.5}), [*RUNS, "stopped", "step"],
     ),
-}
-for stop in 8, 24, 55:
-    CASES[f"resumed after {stop}"] = (
-        lambda title, stop=stop: plots.lines(
-            RUNS, title, "step", "loss (nats)", looks=RESUMED, at={"stopped, saved, loaded": stop + 0.5}
-        ),
-        f"Stopped after step {stop}",
-        [*RUNS, "stopped, saved, loaded", "step", "loss (nats)"],
-    )
-BOXED = [name for name in CASES if name.startswith(("placement", "step", "workers"))]
+}  # fmt: skip
+BOXED = {"step on 1", "step on 2", "step on 8", "step with numbers", *list(CASES)[:5]}
 
 
 def draw(name):
-    drawing, title, _ = CASES[name]
-    return drawing(title)
+    return CASES[name][0](name)
 
 
-@functools.cache
 def drawn(name):
     """A case's figure, and the texts that drawing it put on the page, each with its box in pixels."""
     figure, texts = draw(name), {}
@@ -418,39 +279,16 @@ def wider_than_their_box(figure, texts):
     ]
 
 
-every_case = pytest.mark.parametrize("name", CASES)
-
-
-@every_case
-def test_says_what_it_was_given(name):
+@pytest.mark.parametrize("name", CASES)
+def test_says_what_it_was_given_inside_the_figure_readably_and_leaves_no_trace(name, defaults):
     figure, texts = drawn(name)
-    _, title, expected = CASES[name]
-    assert isinstance(figure, Figure) and figure.get_suptitle().replace("\n", " ") == title
-    assert {*expected} <= {text.get_text() for text in texts}
-
-
-@every_case
-def test_every_text_is_inside_the_figure(name):
-    figure, texts = drawn(name)
-    assert not outside(texts, figure.bbox)
-
-
-@every_case
-def test_no_text_hides_another(name):
-    assert not overlapping(drawn(name)[1])
-
-
-@pytest.mark.parametrize("name", BOXED)
-def test_text_stays_in_its_box(name):
-    assert not wider_than_their_box(*drawn(name))
-
-
-def test_curves_of_one_epoch():
-    figure = plots.lines({"training": [1.0]}, "One epoch", "epoch", "loss (nats)")
-    figure.canvas.draw()
-    (axes,) = figure.axes
-    low, high = axes.get_xlim()
-    assert [tick for tick in axes.get_xticks() if low <= tick <= high] == [1]
+    assert isinstance(figure, Figure) and figure.get_suptitle().replace("\n", " ") == name
+    assert {*CASES[name][1]} <= {text.get_text() for text in texts}
+    assert not outside(texts, figure.bbox) and not overlapping(texts)
+    assert name not in BOXED or not wider_than_their_box(figure, texts)
+    smallest = min(text.get_size() * figure.dpi / 72 * min(1, 700 / figure.bbox.width) for text in texts)
+    assert smallest > 11  # pixels, in a page of 700
+    assert dict(rcParams) == defaults  # matplotlib's settings are as before
 
 
 @pytest.fixture
@@ -459,23 +297,10 @@ def defaults():
         yield dict(rcParams)
 
 
-@every_case
-def test_leaves_matplotlibs_settings_alone(name, defaults):
-    draw(name)
-    assert dict(rcParams) == defaults
-
-
 def test_leaves_matplotlibs_settings_alone_when_it_fails(defaults):
     with pytest.raises(ValueError, match="colour='no such thing': must be"):
         plots.placement({"CPU:0": [("text", "no such thing")]}, "title")
     assert dict(rcParams) == defaults
-
-
-def test_reads_well_at_700_pixels():
-    for name in CASES:
-        figure, texts = drawn(name)
-        shrunk = 700 / figure.bbox.width
-        assert min(text.get_size() * figure.dpi / 72 * min(1, shrunk) for text in texts) > 11, name
 
 
 # colours
@@ -505,7 +330,7 @@ def colours(*whats):
 
 
 def test_placement_colours():
-    figure = drawn("placement on 1")[0]
+    figure = drawn("One device holds everything")[0]
     assert filled(figure) == [
         ("weights", COLOURS["weights"]),
         ("moments", COLOURS["optimizer"]),
@@ -535,38 +360,22 @@ def test_what_travels_between_devices(count, shown):
     assert len(said) == (count > 1) and edges.count(COLOURS["travels"]) == 2 * shown
 
 
-def test_step_with_another_number_of_shards():
-    with pytest.raises(ValueError, match=r"^examples=\[32, 32\]: must be one number, or one for each of the 3 devices"):
-        plots.training_step(devices(3), [32, 32], "title")
-
-
-@pytest.mark.parametrize("count", [1, 5])
-def test_ring_of_too_many_or_too_few(count):
-    with pytest.raises(ValueError, match=f"^story: {count} devices"):
-        plots.ring([("start", [[1] * count] * count, None)], "title")
-
-
 # charts
 
 
-def lines(axes):
+def curves_of(axes):
     return {line.get_label(): line for line in axes.lines if not line.get_label().startswith("_")}
 
 
-@pytest.mark.parametrize("number", range(1, 13))
+@pytest.mark.parametrize("number", [1, 12])
 def test_no_curve_is_dropped_and_no_two_look_alike(number):
     curves = {f"curve {i}": [i, i + 1] for i in range(number)}
     (axes,) = plots.lines(curves, "title", "x", "y").axes
-    assert {label: list(line.get_ydata()) for label, line in lines(axes).items()} == curves
-    assert len({(line.get_color(), line.get_linestyle()) for line in lines(axes).values()}) == number
+    assert {label: list(line.get_ydata()) for label, line in curves_of(axes).items()} == curves
+    assert len({(line.get_color(), line.get_linestyle()) for line in curves_of(axes).values()}) == number
 
 
-def test_too_many_curves_are_refused():
-    with pytest.raises(ValueError, match="13 curves: at most 12 can be told apart"):
-        plots.lines({str(i): [1] for i in range(13)}, "title", "x", "y")
-
-
-@pytest.mark.parametrize("number", range(1, 7))
+@pytest.mark.parametrize("number", [1, 6])
 def test_no_kind_of_bar_is_dropped_and_no_two_look_alike(number):
     kinds = [f"kind {i}" for i in range(number)]
     for figure in (
@@ -579,75 +388,13 @@ def test_no_kind_of_bar_is_dropped_and_no_two_look_alike(number):
         assert len({each[0].get_hatch() for each in bars}) == number
 
 
-def test_too_many_kinds_of_bars_are_refused():
-    with pytest.raises(ValueError, match="7 kinds of bars: at most 6"):
-        plots.histogram({str(i): [1] for i in range(7)}, "x", "y", "title")
-
-
-@pytest.mark.parametrize(
-    "draw",
-    [
-        lambda: plots.lines({}, "title", "x", "y"),
-        lambda: plots.lines([{"a": [1]}, {}], "title", "x", "y"),
-        lambda: plots.bars({}, "x", "title"),
-        lambda: plots.histogram({}, "x", "y", "title"),
-        lambda: plots.timeline({}, "title", {}),
-    ],
-)
-def test_nothing_to_draw(draw):
-    with pytest.raises(ValueError, match="give at least one"):
-        draw()
-
-
-@pytest.mark.parametrize(
-    "draw",
-    [
-        lambda: plots.lines({"a": [1]}, "title", "x", "y", looks={"b": "wrong"}),
-        lambda: plots.bars({"row": {"a": 1}}, "x", "title", looks={"b": "wrong"}),
-        lambda: plots.bars({"row": 1}, "x", "title", looks={"b": "wrong"}),
-    ],
-)
-def test_look_of_what_is_not_there(draw):
-    with pytest.raises(ValueError, match="looks: nothing is called 'b'"):
-        draw()
-
-
-def test_a_free_look_is_never_a_chosen_one():
-    labels = [str(i) for i in range(9)]
-    looks = style.curve_looks(labels, {"0": "compute", "1": "reference"})
-    assert len({(each["color"], each.get("linestyle", "-")) for each in looks.values()}) == 9
-
-
-@pytest.mark.parametrize("number", [1, 2, 3, 4])
+@pytest.mark.parametrize("number", [1, 4])
 def test_no_reference_line_is_dropped_and_no_two_look_alike(number):
     across = {f"level {i}": i for i in range(number)}
     (axes,) = plots.lines({"a": [1, 2]}, "title", "x", "y", across=across).axes
-    drawn = {label: line for label, line in lines(axes).items() if label in across}
+    drawn = {label: line for label, line in curves_of(axes).items() if label in across}
     assert {label: line.get_ydata()[0] for label, line in drawn.items()} == across
     assert len({line.get_linestyle() for line in drawn.values()}) == number
-
-
-def test_too_many_reference_lines_are_refused():
-    with pytest.raises(ValueError, match=r"^across=.*: at most 4 lines can be told apart"):
-        plots.lines({"a": [1]}, "title", "x", "y", across={str(i): i for i in range(5)})
-
-
-def test_numbers_for_a_box_that_is_not_there():
-    with pytest.raises(ValueError, match="numbers: no box is called 'gradient'"):
-        plots.training_step(devices(2), 8, "title", numbers={"gradient": ["1", "2"]})
-
-
-def test_options_for_another_number_of_panels():
-    with pytest.raises(ValueError):
-        plots.lines([LOSS, ACCURACY], "title", ["epoch"], "y")
-
-
-def test_two_panels():
-    figure = drawn("two panels")[0]
-    for axes, curves in zip(figure.axes, (LOSS, ACCURACY), strict=True):
-        assert {label: list(line.get_ydata()) for label, line in lines(axes).items()} == curves
-        assert all(line.get_xdata().tolist() == [1, 2, 3, 4, 5] for line in lines(axes).values())
-    assert figure.axes[0].get_ylim()[0] == 0 and figure.axes[1].get_ylim()[1] == 1
 
 
 def test_spread_and_reference():
@@ -656,14 +403,8 @@ def test_spread_and_reference():
     spreads = [[tuple(ends[:, 1]) for ends in each.lines[2][0].get_segments()] for each in axes.containers]
     assert spreads == [[points[n][1:] for n in SIZES] for points in SWEEP.values()]
     for label, points in SWEEP.items():
-        assert list(zip(*lines(axes)[label].get_data(), strict=True)) == [(n, points[n][0]) for n in SIZES]
-    assert set(lines(axes)["NumPy arrays, batch 32"].get_ydata()) == {4000}
-
-
-def test_a_small_model_does_not_turn_the_axis_upside_down():
-    (axes,) = drawn("under 1 MiB")[0].axes
-    low, high = axes.get_ylim()
-    assert low < 0.001 < 0.002 < high
+        assert list(zip(*curves_of(axes)[label].get_data(), strict=True)) == [(n, points[n][0]) for n in SIZES]
+    assert set(curves_of(axes)["NumPy arrays, batch 32"].get_ydata()) == {4000}
 
 
 @pytest.mark.parametrize(
@@ -697,23 +438,6 @@ def test_stacked_bars():
             edge += size
 
 
-def test_bars_side_by_side():
-    (axes,) = drawn("bars side by side")[0].axes
-    right, naive = axes.containers
-    assert [each.get_width() for each in naive] == [31, 17] and {each.get_x() for each in (*right, *naive)} == {0}
-    assert hexed(naive[0].get_facecolor()) == COLOURS["wrong"] != hexed(right[0].get_facecolor())
-    spans = sorted((bar.get_y(), bar.get_y() + bar.get_height()) for bar in (*right, *naive))
-    assert all(before[1] <= after[0] + 1e-9 for before, after in itertools.pairwise(spans))
-
-
-def test_histogram():
-    (axes,) = drawn("histogram")[0].axes
-    fast, straggler = axes.containers
-    places = [[round(bar.get_x() + bar.get_width() / 2, 3) for bar in bars] for bars in (fast, straggler)]
-    assert places == [[1.8, 2.8], [11.2, 12.2]]
-    assert [round(bar.get_height()) for bars in (fast, straggler) for bar in bars] == [67, 33, 33, 67]
-
-
 def spans(figure):
     """{row: [(start, end, what), …]}, from what was drawn."""
     (axes,) = figure.axes
@@ -736,70 +460,31 @@ def test_timeline():
     assert [hexed(patch.get_facecolor()) for patch in legend.get_patches()] == colours(*WORDS)
 
 
-def test_bars_end_at_three_times_the_line():
-    (axes,) = drawn("bars cut off")[0].axes
-    assert axes.get_xlim() == (0, 240)
-    assert [line.get_xdata() for line in axes.lines] == [[80, 80]]
-
-
-def test_timeline_numbers_stand_in_their_spans():
-    (axes,) = drawn("timeline with numbers")[0].axes
-    places = {text.get_text(): text.get_position() for text in axes.texts if text.get_text()}
-    assert places == {f"n{k}": (k + 0.5, 0) for k in range(4)}
-
-
 def test_looks_that_mean_something():
-    (axes,) = drawn("resumed after 24")[0].axes
+    (axes,) = drawn("resumed after 8")[0].axes
     looks = [(INK, "-"), (COLOURS["compute"], "-"), (COLOURS["wrong"], "--")]
     for label, look in zip(RUNS, looks, strict=True):
-        assert (lines(axes)[label].get_color(), lines(axes)[label].get_linestyle()) == look
-    assert lines(axes)["resumed with optimizer"].get_xdata().tolist() == list(range(25, 61))
+        assert (curves_of(axes)[label].get_color(), curves_of(axes)[label].get_linestyle()) == look
+    assert curves_of(axes)["resumed with optimizer"].get_xdata().tolist() == list(range(25, 61))
     (stop,) = [line for line in axes.lines if line.get_label().startswith("_")]
-    assert set(stop.get_xdata()) == {24.5}
+    assert set(stop.get_xdata()) == {8.5}
 
 
-def linear(colour):
-    rgb = np.array(to_rgb(colour))
-    return np.where(rgb <= 0.04045, rgb / 12.92, ((rgb + 0.055) / 1.055) ** 2.4)
+def test_colours_are_okabe_and_itos():
+    palette = {"#000000", "#E69F00", "#56B4E9", "#009E73", "#F0E442", "#0072B2", "#D55E00", "#CC79A7"}
+    assert set(COLOURS.values()) - {"#D9D9D9"} <= palette and len(set(COLOURS.values())) == len(COLOURS) - 1
 
 
-def lab(rgb):
-    """CIE L*a*b* of linear sRGB (IEC 61966-2-1, D65)."""
-    xyz = [[0.4124, 0.3576, 0.1805], [0.2126, 0.7152, 0.0722], [0.0193, 0.1192, 0.9505]] @ rgb
-    x, y, z = (np.cbrt(v) if v > 0.008856 else 7.787 * v + 16 / 116 for v in xyz / [0.9505, 1, 1.089])
-    return np.array([116 * y - 16, 500 * (x - y), 200 * (y - z)])
-
-
-EYES = {  # Machado, Oliveira, Fernandes (2009), severity 1
-    "normal": np.eye(3),
-    "protanopia": [[0.1523, 1.0526, -0.2049], [0.1145, 0.7863, 0.0992], [-0.0039, -0.0481, 1.0520]],
-    "deuteranopia": [[0.3673, 0.8606, -0.2280], [0.2801, 0.6725, 0.0474], [-0.0118, 0.0429, 0.9690]],
-}
-
-
-@pytest.mark.parametrize("eye", EYES)
-def test_colours_can_be_told_apart(eye):
-    seen = {
-        what: lab(np.clip(EYES[eye] @ linear(colour), 0, 1))
-        for what, colour in COLOURS.items()
-        if what != "activations"
-    }
-    pairs = itertools.combinations(seen, 2)
-    distances = {(a, b): float(np.linalg.norm(seen[a] - seen[b])) for a, b in pairs}
-    assert min(distances.values()) > (25 if eye == "normal" else 15), sorted(
-        distances.items(), key=lambda item: item[1]
-    )[:3]
+def luminance(rgb):
+    return [0.2126, 0.7152, 0.0722] @ np.where(
+        np.array(rgb) <= 0.04045, np.array(rgb) / 12.92, ((np.array(rgb) + 0.055) / 1.055) ** 2.4
+    )
 
 
 @pytest.mark.parametrize("what", ["inputs", "weights", "gradients", "optimizer", "waiting"])
 def test_text_is_readable_in_a_box(what):
-    light, dark = (float(linear(colour) @ [0.2126, 0.7152, 0.0722]) for colour in (COLOURS[what], INK))
+    light, dark = (float(luminance(to_rgb(colour))) for colour in (COLOURS[what], INK))
     assert (light + 0.05) / (dark + 0.05) > 4.5  # WCAG's contrast ratio
-
-
-def test_heatmap_needs_a_row_for_each_row():
-    with pytest.raises(ValueError, match=r"values: shape \(1, 2\); must be \(2, 2\)"):
-        plots.heatmap([[1, 2]], [1, 2], [1, 2], "x", "y", "%", "Too few")
 
 
 ONE = {"curve": [0.1, 0.5]}
@@ -813,33 +498,34 @@ def test_limits_are_a_pair_in_any_form(limits):
     assert [axes.get_ylim()[1] for axes in both] == [0.7, 0.7]
 
 
-def test_limits_for_each_panel():
-    pair = plots.lines([ONE, ONE], "T", "x", ["y", "z"], ylim=[None, [0, 2]]).axes
-    assert pair[1].get_ylim() == (0, 2) and pair[0].get_ylim()[1] != 2
+MANY = {str(i): [1] for i in range(13)}
+OTHER = {"b": "wrong"}
+REFUSED = {
+    r"^curves=.*: give at least one": lambda: plots.lines([{"a": [1]}, {}], "T", "x", "y"),
+    r"^values=.*: give at least one": lambda: plots.bars({}, "x", "T"),
+    r"^groups=.*: give at least one": lambda: plots.histogram({"a": np.array([])}, "x", "y", "T"),
+    r"^rows=.*: give at least one": lambda: plots.timeline({}, "T", {}),
+    "^looks: nothing is called 'b'": lambda: plots.lines({"a": [1]}, "T", "x", "y", looks=OTHER),
+    "looks: nothing is called 'b'": lambda: plots.bars({"row": {"a": 1}}, "x", "T", looks=OTHER),
+    "13 curves: at most 12 can be told apart": lambda: plots.lines(MANY, "T", "x", "y"),
+    "7 kinds of bars: at most 6": lambda: plots.histogram(dict(list(MANY.items())[:7]), "x", "y", "T"),
+    "across=.*: at most 4 lines": lambda: plots.lines(ONE, "T", "x", "y", across={str(i): i for i in range(5)}),
+    "across=.*: bars take one line at most": lambda: plots.bars({"a": 1}, "u", "T", across={"one": 1, "two": 2}),
+    r"y=\['y'\]: must be no list, since curves is one panel": lambda: plots.lines(ONE, "T", "x", ["y"]),
+    "y=.*: must be a list of 2, one entry a panel": lambda: plots.lines([ONE, ONE], "T", "x", ["y"]),
+    "ylim=.*: must be a list of 2": lambda: plots.lines([ONE, ONE], "T", "x", "y", ylim=[(0, 1)] * 3),
+    "ylim: 0.7 is not a list, a tuple or an array": lambda: plots.lines(ONE, "T", "x", "y", ylim=0.7),
+    r"ylim=.*: must be a pair \(low, high\)": lambda: plots.lines(ONE, "T", "x", "y", ylim=(0, 1, 2)),
+    r"groups\['a'\]: 3 is not a list": lambda: plots.histogram({"a": 3}, "x", "y", "T"),
+    r"groups\['a'\]=0.5: must be a whole number": lambda: plots.histogram({"a": [0.5]}, "x", "y", "T"),
+    r"^examples=\[32, 32\]: must be one number, or one for": lambda: plots.training_step(devices(3), [32, 32], "T"),
+    "numbers: no box is called 'gradient'": lambda: plots.training_step(devices(2), 8, "T", numbers={"gradient": []}),
+    "^story: 5 devices": lambda: planner.drawings.ring([("start", [[1] * 5] * 5, None)], "T"),
+    r"values: shape \(1, 2\); must be \(2, 2\)": lambda: tpu.heatmap([[1, 2]], [1, 2], [1, 2], "x", "y", "%", "T"),
+}
 
 
-@pytest.mark.parametrize(
-    "draw, words",
-    [
-        (lambda: plots.lines(ONE, "T", "x", ["y"]), r"y=\['y'\]: must be no list, since curves is one panel"),
-        (lambda: plots.lines(ONE, "T", "x", "y", names=["a", "b"]), "names=.*: must be no list"),
-        (lambda: plots.lines([ONE, ONE], "T", "x", ["y"]), "y=.*: must be a list of 2, one entry a panel"),
-        (lambda: plots.lines([ONE, ONE], "T", "x", "y", ylim=[(0, 1)] * 3), "ylim=.*: must be a list of 2"),
-        (lambda: plots.lines(ONE, "T", "x", "y", ylim=0.7), "ylim: 0.7 is not a list, a tuple or an array"),
-        (lambda: plots.lines(ONE, "T", "x", "y", ylim=(0, 1, 2)), r"ylim=.*: must be a pair \(low, high\)"),
-        (lambda: plots.bars({"a": 1}, "u", "T", across={"one": 1, "two": 2}), "across=.*: bars take one line at most"),
-        (lambda: plots.histogram({"a": 3}, "x", "y", "T"), r"groups\['a'\]: 3 is not a list, a tuple or an array"),
-        (lambda: plots.histogram({"a": [0.5]}, "x", "y", "T"), r"groups\['a'\]=0.5: must be a whole number"),
-        (lambda: plots.histogram({"a": np.ones((2, 2))}, "x", "y", "T"), "must be a whole number"),
-        (lambda: plots.histogram({"a": np.array([])}, "x", "y", "T"), "groups=.*: give at least one"),
-    ],
-)
-def test_an_option_that_does_not_fit_says_what_would(draw, words):
+@pytest.mark.parametrize("words, draw", REFUSED.items())
+def test_an_option_that_does_not_fit_says_what_would(words, draw):
     with pytest.raises(ValueError, match=words):
         draw()
-
-
-def test_a_histogram_of_an_array():
-    found, same = (plots.histogram({"a": kind([1, 2, 2])}, "x", "y", "T") for kind in (np.array, list))
-    heights = [[bar.get_height() for bar in figure.axes[0].patches] for figure in (found, same)]
-    assert heights[0] == heights[1] == pytest.approx([100 / 3, 200 / 3])

@@ -10,7 +10,7 @@ import sys
 
 import nbformat
 import pytest
-from cells import set_up_on_colab
+from cells import set_up_elsewhere
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 NOTEBOOK = ROOT / "notebooks" / "01_one_device_strategy.ipynb"
@@ -19,9 +19,9 @@ sys.path.insert(0, str(ROOT / "tools"))
 import bench  # noqa: E402
 import colab_list  # noqa: E402
 import compatibility  # noqa: E402
+import derive  # noqa: E402
 import publish  # noqa: E402
 import refresh  # noqa: E402
-import run  # noqa: E402
 
 
 def opening_cells(last):
@@ -35,10 +35,10 @@ def nbval(notebook, folder, *words, path="notebooks/copy.ipynb", cwd=".", **env)
     """Run nbval, strict or with `words`, as configured for the project, on a copy of the notebook in `folder`."""
     (folder / "notebooks").mkdir(exist_ok=True)
     nbformat.write(notebook, folder / "notebooks" / "copy.ipynb")
-    for name in ("course_utils", "conftest.py", "pyproject.toml", "tests/nbval_sanitize.cfg"):
+    for name in ("conftest.py", "pyproject.toml", "tests/nbval_sanitize.cfg"):
         (folder / name).parent.mkdir(exist_ok=True)
         if not (folder / name).exists():
-            (shutil.copytree if (ROOT / name).is_dir() else shutil.copy)(ROOT / name, folder / name)
+            shutil.copy(ROOT / name, folder / name)
     command = [sys.executable, "-m", "pytest", *(words or ["--nbval"]), "-p", "no:cacheprovider", "-q", path]
     env = os.environ | env
     return subprocess.run(command, cwd=folder / cwd, env=env, capture_output=True, text=True, timeout=300)
@@ -63,50 +63,43 @@ def test_gpus_are_hidden_where_outputs_are_compared_whoever_starts_pytest(tmp_pa
     assert said.returncode == 0, said.stdout
 
 
-def test_set_up_on_colab_says_when_the_repository_is_unset(tmp_path):
-    said = set_up_on_colab(tmp_path)
-    assert said.returncode == 1
-    assert (
-        said.stderr.strip()
-        .splitlines()[-1]
-        .startswith("RuntimeError: This copy of the course does not say where it is published.")
-    )
-    assert not (tmp_path / "course").exists()
+# The set-up cell where the course is not installed
 
 
-def test_set_up_on_colab_accepts_an_uploaded_folder(tmp_path):
-    (tmp_path / "course_utils").mkdir()
-    assert set_up_on_colab(tmp_path).returncode == 0
+def small_course(folder):
+    """A git repository of a course with two commits, whose module says which of them it is from."""
+    (folder / "course_utils").mkdir(parents=True)
+    (folder / "pyproject.toml").write_text('[project]\nname = "distributed-training-course"\nversion = "0"\n')
+    git = ["git", "-C", str(folder), "-c", "user.name=t", "-c", "user.email=t@example.org"]
+    subprocess.run([*git, "init", "-q", "-b", "main"], check=True, timeout=60)
+    for text, words in {"old": ["tag", "v1"], "new": ["branch", "other"]}.items():
+        (folder / "course_utils" / "__init__.py").write_text(f"print({text!r})")
+        for command in (["add", "."], ["commit", "-q", "-m", text], words):
+            subprocess.run([*git, *command], check=True, timeout=60)
 
 
 @pytest.mark.skipif(os.name == "nt", reason="git's file:// addresses are written for POSIX paths here")
-def test_set_up_on_colab_fetches_the_branch_or_the_tag(tmp_path):
-    origin = tmp_path / "somebody" / "course"
-    (origin / "course_utils").mkdir(parents=True)
-    git = ["git", "-C", str(origin), "-c", "user.name=t", "-c", "user.email=t@example.org"]
-    commits = {"old": ["tag", "v1"], "new": ["branch", "other"]}
-    subprocess.run([*git, "init", "-q", "-b", "main"], check=True, timeout=60)
-    for text, words in commits.items():
-        (origin / "course_utils" / "__init__.py").write_text(text)
-        for each in (["add", "."], ["commit", "-q", "-m", text], words):
-            subprocess.run([*git, *each], check=True, timeout=60)
+@pytest.mark.parametrize("revision, text", [("v1", "old"), ("main", "new")])
+def test_set_up_installs_the_branch_or_the_tag(tmp_path, revision, text):
+    small_course(tmp_path / "somebody" / "course")
     (tmp_path / "gitconfig").write_text(f'[url "file://{tmp_path}/"]\n  insteadOf = https://github.com/\n')
-
-    missing = set_up_on_colab(tmp_path, "somebody/nothing")
+    said = set_up_elsewhere(tmp_path, "somebody/course", revision)
     assert (
-        "RuntimeError: Nothing can be fetched from somebody/nothing, main: no network, or not public. Upload the folder"
-        in missing.stderr
-    )
-    for revision, text in {"v1": "old", "main": "new", "other": "new"}.items():
-        for _ in range(2):  # the second time it is there already
-            fetched = set_up_on_colab(tmp_path, "somebody/course", revision)
-            assert fetched.returncode == 0, fetched.stderr
-        assert (tmp_path / "course" / "course_utils" / "__init__.py").read_text() == text
-        shutil.rmtree(tmp_path / "course")
+        said.returncode == 0 and text in said.stdout.split() and (tmp_path / "installed" / "course_utils").exists()
+    ), said.stderr
+    again = set_up_elsewhere(tmp_path, "somebody/nothing")  # it is there already
+    assert again.returncode == 0 and "restart" not in again.stdout
+
+
+def test_set_up_takes_an_uploaded_zip(tmp_path):
+    small_course(tmp_path / "course-main")
+    shutil.make_archive(tmp_path / "course-main", "zip", tmp_path, "course-main")
+    said = set_up_elsewhere(tmp_path)
+    assert said.returncode == 0 and "new" in said.stdout.split(), said.stderr
 
 
 def published_copy(folder):
-    for name in ("README.md", "notebooks", "tools/repository.txt"):
+    for name in ("README.md", "CITATION.cff", "notebooks", "tools/repository.txt"):
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (shutil.copytree if (ROOT / name).is_dir() else shutil.copy)(ROOT / name, folder / name)
     return folder
@@ -122,8 +115,8 @@ def test_publish_rewrites_every_place(tmp_path, capsys):
     assert publish.main(["--check"], root) == 0
     cells = json.loads((root / "notebooks" / NOTEBOOK.name).read_text(encoding="utf-8"))["cells"]
     assert "github/somebody/a.course-2/blob/main/notebooks/01_one" in "".join(cells[0]["source"])
-    assert 'REPOSITORY, REVISION = "somebody/a.course-2", "main"' in "".join(cells[1]["source"])
-    assert 'REPOSITORY == "OWNER/NAME"' in "".join(cells[1]["source"])
+    assert 'COURSE = "git+https://github.com/somebody/a.course-2@main"' in "".join(cells[1]["source"])
+    assert "url: https://github.com/somebody/a.course-2" in (root / "CITATION.cff").read_text()
     assert "github.com/somebody/a.course-2/blob/main/notebooks/errors.md" in "".join(cells[-1]["source"])
     foreign = "see https://github.com/keras-team/keras/blob/master/README.md"
     assert publish.rewritten(foreign, "somebody/a.course-2", "v1") == foreign
@@ -140,7 +133,7 @@ def test_publish_under_a_tag(tmp_path):
     assert publish.main(["somebody/course", "v1.0"], root) == 0
     cells = json.loads((root / "notebooks" / NOTEBOOK.name).read_text(encoding="utf-8"))["cells"]
     assert "github/somebody/course/blob/v1.0/notebooks/01_one" in "".join(cells[0]["source"])
-    assert 'REPOSITORY, REVISION = "somebody/course", "v1.0"' in "".join(cells[1]["source"])
+    assert 'COURSE = "git+https://github.com/somebody/course@v1.0"' in "".join(cells[1]["source"])
     assert "course/blob/v1.0/notebooks" in (root / "README.md").read_text(encoding="utf-8")
     assert publish.main(["--check"], root) == 0
     assert publish.main(["somebody/course"], root) == 0 and publish.main(["--check"], root) == 0
@@ -199,17 +192,14 @@ def test_refresh_shortens_tracebacks_and_keeps_tags():
     assert notebook.cells[0].outputs[0].traceback == ["ZeroDivisionError: by 0"]
 
 
-def test_a_failing_cell_is_named_and_nothing_is_written(tmp_path, capsys, monkeypatch):
+def test_a_failing_cell_is_named_and_nothing_is_written(tmp_path, capsys):
     path = small_notebook(tmp_path, "print(1)", "raise ValueError('no such thing')")
     before = path.read_bytes()
     assert refresh.main([str(path)]) == 1
     assert path.read_bytes() == before and "cell 'cell-1' raised ValueError: no such thing" in capsys.readouterr().out
-    monkeypatch.setattr(run, "BUILD", tmp_path / "build")
-    assert run.main([str(path)]) == 1
-    assert "no such thing" in (tmp_path / "build" / "small.html").read_text(encoding="utf-8")
 
 
-def test_a_kernel_that_dies_is_one_notebooks_failure(tmp_path, capsys, monkeypatch):
+def test_a_kernel_that_dies_is_one_notebooks_failure(tmp_path, capsys):
     (tmp_path / "dies").mkdir()
     dies = small_notebook(tmp_path / "dies", "print(1)", "import os; os._exit(1)")
     lives = small_notebook(tmp_path, "print(1)")
@@ -218,12 +208,9 @@ def test_a_kernel_that_dies_is_one_notebooks_failure(tmp_path, capsys, monkeypat
     first, second = capsys.readouterr().out.splitlines()
     assert first == "small: Kernel died" and second.startswith("small: ") and second.endswith(" s")
     assert dies.read_bytes() == before and nbformat.read(lives, as_version=4).cells[0].outputs
-    monkeypatch.setattr(run, "BUILD", tmp_path / "build")
-    assert run.main([str(dies), str(lives)]) == 1
-    assert "Kernel died" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("tool", [refresh, run, publish, bench, compatibility], ids=lambda tool: tool.__name__)
+@pytest.mark.parametrize("tool", [refresh, derive, publish, bench, compatibility], ids=lambda tool: tool.__name__)
 def test_help(tool, capsys):
     try:
         assert tool.main(["--help"]) == 0
@@ -239,17 +226,10 @@ def test_unknown_words_are_refused(tool, words, capsys):
     assert end.value.code == 2 and words in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("tool", [refresh, run], ids=lambda tool: tool.__name__)
-def test_a_notebook_that_is_not_there(tool, capsys):
+def test_a_notebook_that_is_not_there(capsys):
     with pytest.raises(SystemExit):
-        tool.main(["no.ipynb"])
+        refresh.main(["no.ipynb"])
     assert "no.ipynb: no such notebook" in capsys.readouterr().err
-
-
-def test_a_page_folds_solutions():
-    notebook = nbformat.read(NOTEBOOK, as_version=4)
-    solutions = sum(cell.id.startswith("solution") for cell in notebook.cells)
-    assert solutions >= 3 and run.page(notebook, "x").count("<summary>Solution</summary>") == solutions
 
 
 def test_what_colab_has_otherwise(tmp_path, capsys):

@@ -1,4 +1,4 @@
-"""course_utils.sliders: the figure follows, or stands still."""
+"""planner.Sliders: the figure follows, or stands still."""
 
 import base64
 import sys
@@ -6,7 +6,7 @@ import sys
 import matplotlib.figure
 import pytest
 
-from course_utils.sliders import Sliders
+from course_utils.planner.sliders import Sliders
 
 VIEW = "application/vnd.jupyter.widget-view+json"
 

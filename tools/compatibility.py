@@ -1,6 +1,6 @@
 """What works together: strategy, way of training, option. Each combination is run in a process of its own.
 
-usage: python tools/compatibility.py             run all here, store what is seen, and write the README's table
+usage: python tools/compatibility.py             run all here, store what is seen, and write docs/compatibility.md
        python tools/compatibility.py --check     run all here, change nothing; exit with 1 where something else is seen
        python tools/compatibility.py WORDS ...   run those whose names hold all the words, and print what is seen
 
@@ -235,7 +235,7 @@ def versions():
 
 
 def table(stored):
-    """The README's table, from all that is stored: a line for each strategy and way, a mark for each environment."""
+    """The page's table, from all that is stored: a line for each strategy and way, a mark for each environment."""
     environments = sorted(stored, reverse=True)
     notes = []
 
@@ -291,12 +291,12 @@ def main(arguments):
         promised = stored.get(versions(), {}).get("seen", {})
         wrong = {each: said for each, said in found.items() if said != promised.get(each)}
         for combination, said in wrong.items():
-            print(f"{combination}: the README says {promised.get(combination, 'nothing')}, and seen is {said}")
-        print(f"{len(found) - len(wrong)} of {len(found)} combinations are as the README says, with {versions()}")
+            print(f"{combination}: the page says {promised.get(combination, 'nothing')}, and seen is {said}")
+        print(f"{len(found) - len(wrong)} of {len(found)} combinations are as the page says, with {versions()}")
         return int(bool(wrong))
     stored[versions()] = {"date": datetime.date.today().isoformat(), "seen": found}
     STORED.write_text(json.dumps(stored, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-    readme = ROOT / "README.md"
+    readme = ROOT / "docs" / "compatibility.md"
     readme.write_text(rewritten(readme.read_text(encoding="utf-8"), stored), encoding="utf-8")
     return 0
 

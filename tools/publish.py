@@ -4,10 +4,10 @@ usage: python tools/publish.py OWNER/NAME [REVISION]   write the repository into
        python tools/publish.py                         write what follows from tools/repository.txt
        python tools/publish.py --check [OWNER/NAME]    change nothing; name what disagrees, and exit with 1
 
-The one place that holds it is tools/repository.txt: the repository, and the branch or tag, by default main. The Colab
-links of the notebooks and of the README, the notebooks' set-up cells and the README's `git clone` are derived. Before a
-release, name its tag: then a notebook opened from that tag fetches the helpers of that tag. OWNER/NAME means: not
-published yet. With a repository, --check also asks whether tools/repository.txt says this one.
+The one place that holds it is tools/repository.txt: the repository, and the branch or tag, by default main. All links
+to it, the notebooks' set-up cells and the README's `git clone` follow. Before a release, name its tag: then a notebook
+opened from that tag installs the helpers of that tag. OWNER/NAME means: not published yet. With a repository, --check
+also asks whether tools/repository.txt says this one.
 """
 
 import pathlib
@@ -17,17 +17,14 @@ import sys
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 NAME = r"[\w.-]+/[\w.-]+"
 REVISION = r"[\w.-]+"
-DERIVED = {  # a pattern, and whether the repository or the revision stands there
-    rf"(?<=colab\.research\.google\.com/github/){NAME}(?=/blob/)": 0,
-    rf"(colab\.research\.google\.com/github/{NAME}/blob/)({REVISION})(?=/)": 1,
-    rf"(?<=/github\.com/){NAME}(?=/blob/{REVISION}/notebooks/(?:errors|glossary)\.md)": 0,
-    rf"(/github\.com/{NAME}/blob/)({REVISION})(?=/notebooks/(?:errors|glossary)\.md)": 1,
-    rf"(?<=git clone https://github\.com/){NAME}": 0,
-    rf'(?<=REPOSITORY, REVISION = "){NAME}(?=")': 0,
-    rf'(REPOSITORY, REVISION = "{NAME}", ")({REVISION})(?=")': 1,
-    rf'(?<=REPOSITORY, REVISION = \\"){NAME}(?=\\")': 0,  # the same in a notebook's JSON
-    rf'(REPOSITORY, REVISION = \\"{NAME}\\", \\")({REVISION})(?=\\")': 1,
-}
+PLACES = (  # what stands before the repository, and between it and the revision, if there is one
+    (r"colab\.research\.google\.com/github/", "/blob/(?=[\\w.-]+/notebooks/)"),
+    (r"https://github\.com/", "/blob/(?=[\\w.-]+/notebooks/(?:errors|glossary)\\.md)"),
+    (r"git\+https://github\.com/", "@"),
+    (r"git clone https://github\.com/", None),
+    (r"https://github\.com/", "(?=/actions/workflows/)"),
+    (r"url: https://github\.com/", None),
+)
 
 
 def published(root=ROOT):
@@ -35,9 +32,18 @@ def published(root=ROOT):
     return [*(root / "tools" / "repository.txt").read_text(encoding="utf-8").split(), "main"][:2]
 
 
+def slug(heading):
+    """A heading's anchor, as JupyterLab makes it, and `make site` too; GitHub's differ in case, which it overlooks."""
+    return heading.replace(" ", "-")
+
+
 def rewritten(text, repository, revision="main"):
-    for pattern, what in DERIVED.items():
-        text = re.sub(pattern, lambda found, what=what: found[1] + revision if what else repository, text)
+    for before, between in PLACES:
+        if between and not between.startswith("("):
+            pattern = f"({before}){NAME}({between}){REVISION}"
+            text = re.sub(pattern, lambda place: f"{place[1]}{repository}{place[2]}{revision}", text)
+        else:
+            text = re.sub(f"({before}){NAME}{between or ''}", lambda place: place[1] + repository, text)
     return text
 
 
@@ -54,7 +60,7 @@ def main(arguments, root=ROOT):
         (root / "tools" / "repository.txt").write_text(" ".join(given) + "\n", encoding="utf-8")
     repository, revision = published(root)
     wrong = []
-    for path in [root / "README.md", *sorted((root / "notebooks").glob("*.ipynb"))]:
+    for path in [root / "README.md", root / "CITATION.cff", *sorted((root / "notebooks").glob("*.ipynb"))]:
         text = path.read_text(encoding="utf-8")
         if rewritten(text, repository, revision) != text:
             wrong.append(path.relative_to(root))

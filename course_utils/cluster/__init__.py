@@ -8,6 +8,7 @@ outlives its run); on a shared or public network that is not enough: use a firew
 """
 
 # ruff: noqa: F401
+from course_utils.cluster import drawings
 from course_utils.cluster.outcomes import Outcome, WorkerError
 from course_utils.cluster.script import write_script
 from course_utils.cluster.slurm import slurm_tf_config

@@ -1,5 +1,7 @@
 """Arithmetic on paper: what each device holds and sends, how long a step takes, and which strategy to choose."""
 
+# ruff: noqa: F401
+from course_utils.planner import drawings
 from course_utils.planner.advice import Recommendation, recommend
 from course_utils.planner.costs import (
     ALGORITHMS,
@@ -19,24 +21,4 @@ from course_utils.planner.costs import (
     step_time,
     wire_bytes,
 )
-
-__all__ = [
-    "ALGORITHMS",
-    "OPTIMIZER_SLOTS",
-    "STRATEGIES",
-    "ZERO",
-    "LayerCost",
-    "Memory",
-    "Recommendation",
-    "StepTime",
-    "all_reduce_bytes",
-    "amdahl",
-    "checkpointed",
-    "gustafson",
-    "layer_costs",
-    "memory",
-    "pipeline_idle_share",
-    "recommend",
-    "step_time",
-    "wire_bytes",
-]
+from course_utils.planner.sliders import Sliders

@@ -5,15 +5,5 @@ shows the figure once.
 """
 
 # ruff: noqa: F401
-from course_utils.plots.charts import bars, heatmap, histogram, lines, timeline
-from course_utils.plots.diagrams import (
-    decision,
-    digits,
-    placement,
-    ring,
-    shards,
-    split_layer,
-    tpu,
-    training_step,
-    workers,
-)
+from course_utils.plots.charts import bars, histogram, lines, timeline
+from course_utils.plots.diagrams import placement, training_step

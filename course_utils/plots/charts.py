@@ -203,28 +203,3 @@ def timeline(rows, title, labels, unit="milliseconds"):
     axes.set_xlim(left=0)
     style.legend(figure, {word: Patch(facecolor=style.colour(what)) for what, word in labels.items()})
     return figure
-
-
-@styled()
-def heatmap(values, rows, columns, x, y, unit, title):
-    """Numbers in a grid, from white to the colour of computing. values: (len(rows), len(columns)), lowest row first.
-
-    rows, columns: the numbers along the axes. x, y: labels of the axes, with units. unit: of the values, from 0 up.
-    """
-    import numpy as np
-    from matplotlib.colors import LinearSegmentedColormap
-
-    values = np.asarray(values, float)
-    if values.shape != (len(rows), len(columns)):
-        raise ValueError(f"values: shape {values.shape}; must be {(len(rows), len(columns))}, a row for each of rows")
-    figure, axes = style.new_axes(title, 3.6)
-    shades = LinearSegmentedColormap.from_list("", ["white", style.colour("compute")])
-    image = axes.imshow(values, cmap=shades, vmin=0, origin="lower", aspect="auto", interpolation="nearest")
-    axes.grid(visible=False)
-    for axis, numbers in (axes.xaxis, columns), (axes.yaxis, rows):
-        step = max(1, len(numbers) // 8)
-        places = range(step - 1, len(numbers), step)
-        axis.set_ticks(places, [str(numbers[i]) for i in places])
-    axes.set(xlabel=x, ylabel=y)
-    figure.colorbar(image, label=unit)
-    return figure

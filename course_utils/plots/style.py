@@ -136,3 +136,20 @@ def arrow(axes, start, end, fill=INK, width=1.4, **ends):
     """A straight arrow; in the colour of what travels, and thicker, where it crosses a device's edge."""
     look = {"arrowstyle": "-|>", "color": fill, "lw": width, "shrinkA": 0, "shrinkB": 0}
     axes.annotate("", end, start, arrowprops=look | ends)
+
+
+def device_row(axes, names, left, bottom, width, height):
+    """Draw devices side by side, and yield each one's index, left edge and width.
+
+    Of more than four, the first, the second and the last, and dots for those between.
+    """
+    drawn = range(len(names)) if len(names) <= 4 else (0, 1, None, len(names) - 1)
+    span = width / len(drawn)
+    for i, index in enumerate(drawn):
+        start, middle = left + i * span, left + (i + 0.5) * span
+        if index is None:
+            label(axes, middle, bottom + 0.75 * height, f"…\n{len(names) - 3} more", color=MUTED)
+            continue
+        box(axes, start + 0.06, bottom, span - 0.12, height)
+        label(axes, middle, bottom + height - 0.2, names[index], weight="bold")
+        yield index, start, span

@@ -1,9 +1,11 @@
-"""Rehearse Colab: each notebook alone in an empty folder, its set-up cell fetching the course, then all of it, strict.
+"""Rehearse Colab: the set-up cell installs the course; then each notebook alone in an empty folder, strict.
 
-`make colab` runs this with Colab's packages. A stand-in for `google.colab` is loaded in every kernel, and a local git
-repository, made from this working tree and published as somebody/course, answers for github.com.
+`make colab` runs this with Colab's packages, among which there is no course_utils. A stand-in for `google.colab` is
+loaded in every kernel, and a local git repository, made from this working tree and published as somebody/course,
+answers for github.com.
 """
 
+import json
 import os
 import pathlib
 import shutil
@@ -31,6 +33,11 @@ def published(origin):
         subprocess.run([*git, *words], check=True)
 
 
+def set_up_cell(origin):
+    cells = json.loads((origin / "notebooks" / "01_one_device_strategy.ipynb").read_text(encoding="utf-8"))["cells"]
+    return "".join(next(cell["source"] for cell in cells if cell["id"] == "set-up"))
+
+
 def main(notebooks):
     with tempfile.TemporaryDirectory() as name:
         folder = pathlib.Path(name)
@@ -43,7 +50,11 @@ def main(notebooks):
         (folder / "gitconfig").write_text(f'[url "file://{folder}/"]\n  insteadOf = https://github.com/\n')
         (folder / "pytest.ini").write_text("[pytest]\n")
         env = os.environ | {"GIT_CONFIG_GLOBAL": str(folder / "gitconfig"), "PYTHONPATH": str(HERE / "stand_in")}
-        command = [sys.executable, "-m", "pytest", "-c", str(folder / "pytest.ini"), "--nbval", "--nbval-current-env"]
+        python = [sys.executable, "-m"]
+        subprocess.run([*python, "pip", "uninstall", "--quiet", "--yes", "distributed-training-course"], check=True)
+        (folder / "set_up.ipy").write_text(set_up_cell(origin), encoding="utf-8")
+        subprocess.run([*python, "IPython", "set_up.ipy"], env=env, cwd=folder, check=True)
+        command = [*python, "pytest", "-c", str(folder / "pytest.ini"), "--nbval", "--nbval-current-env"]
         command += ["--nbval-cell-timeout=900", f"--nbval-sanitize-with={ROOT / 'tests' / 'nbval_sanitize.cfg'}"]
         command += ["--numprocesses=2", "--dist=loadfile", "-W", "ignore", str(content)]
         return subprocess.run(command, env=env, cwd=content).returncode

@@ -6,11 +6,13 @@ A test runs it with this environment's packages less TensorFlow; `make colab` wi
 import json
 import linecache
 
+from IPython.core.inputtransformer2 import TransformerManager
+
 with open("04_tpu_strategy.ipynb", encoding="utf-8") as file:
     cells = [cell for cell in json.load(file)["cells"] if cell["cell_type"] == "code"]
 space = {"__name__": "__main__"}
 for cell in cells:
-    source = "".join(cell["source"])
+    source = TransformerManager().transform_cell("".join(cell["source"]))
     linecache.cache[cell["id"]] = (len(source), None, source.splitlines(keepends=True), cell["id"])
     exec(compile(source, cell["id"], "exec"), space)
     if cell["id"] == "jax-trap":

@@ -1,0 +1,59 @@
+"""Drawings of several processes: what each has of its own, and which examples it sees."""
+
+from course_utils.plots.style import COLOURS, MUTED, arrow, box, canvas, colour, label, styled
+
+
+@styled()
+def workers(processes, title, travels, shared=""):
+    """Processes side by side: `{name: [(text, what), …]}` is what each has of its own, what a key of COLOURS.
+
+    travels: the text on the band across them all. shared: what all of them see besides, such as a folder, or "".
+    """
+    row, low, contents = 0.42, 0.62 if shared else 0.1, list(processes.values())
+    height = low + 1.52 + row * max(map(len, contents))
+    figure, axes = canvas(title, height)
+    span = 7.2 / len(contents)
+    for index, name in enumerate(processes):
+        left = index * span + 0.1
+        box(axes, left, low, span - 0.2, height - low - 0.1, dashed=True)
+        label(axes, left + span / 2 - 0.1, height - 0.3, name, weight="bold")
+        box(axes, left + 0.12, low + 0.72, span - 0.44, height - low - 1.3)
+        for k, (text, what) in enumerate(contents[index]):
+            box(axes, left + 0.24, height - 1.1 - row * k, span - 0.68, row - 0.08, colour(what), text)
+        arrow(axes, (left + span / 2 - 0.1, low + 0.72), (left + span / 2 - 0.1, low + 0.48), COLOURS["travels"], 2.4)
+        if shared:
+            arrow(axes, (left + 0.5, low), (left + 0.5, 0.44), patchA=None)
+    box(axes, 0.28, low + 0.12, 6.64, 0.36, COLOURS["travels"], travels, color="white", weight="bold")
+    if shared:
+        box(axes, 0.1, 0.06, 7.0, 0.38, COLOURS["waiting"], shared)
+    return figure
+
+
+@styled()
+def shards(policies, total, title):
+    """Who sees which of the examples 0 to total - 1, step by step: `{policy: [[[example, …], …] of each worker]}`.
+
+    An example that is seen twice is drawn in the colour of what is wrong; those that nobody sees are named.
+    """
+    line, square, count = 0.3, 0.25, len(next(iter(policies.values())))
+    tall = count * line + 0.42
+    figure, axes = canvas(title, tall * len(policies) + 0.1)
+    for k, (policy, seen) in enumerate(policies.items()):
+        top = tall * (len(policies) - k)
+        flat = [example for steps in seen for step in steps for example in step]
+        twice = sum(flat.count(example) > 1 for example in range(total))
+        missing = [str(example) for example in range(total) if example not in flat]
+        notes = [f"{max(map(len, seen))} steps"] + [f"{twice} example{'s' * (twice > 1)} twice"] * bool(twice)
+        notes += ["never: " + ", ".join(missing)] * bool(missing)
+        axes.text(0.05, top - 0.14, policy, va="center", weight="bold", size=10)
+        axes.text(7.15, top - 0.14, " · ".join(notes), va="center", ha="right", size=9, color=MUTED)
+        for worker, steps in enumerate(seen):
+            x, y = 1.0, top - 0.3 - line * (worker + 1) + 0.05
+            axes.text(0.12, y + 0.12, f"worker {worker}", va="center", size=9, color=MUTED)
+            for step in steps:
+                for example in step:
+                    fill = COLOURS["wrong" if flat.count(example) > 1 else "inputs"]
+                    box(axes, x, y, square, square - 0.02, fill, str(example), size=8.3)
+                    x += square + 0.03
+                x += 0.12
+    return figure
