@@ -4,7 +4,7 @@ import math
 import numbers
 
 
-def whole_number(name, value, low=0, high=math.inf, limit=""):
+def whole_number(name: str, value, low: float = 0, high: float = math.inf, limit: str = "") -> int:
     """`value` as Python's int if it is a whole number (NumPy's too, no bool) from `low` to `high`, or ValueError.
 
     limit: what `high` is, such as "the number of examples", for the message.
@@ -12,12 +12,12 @@ def whole_number(name, value, low=0, high=math.inf, limit=""):
     return int(_number(name, value, low, high, numbers.Integral, "whole", limit))
 
 
-def finite_number(name, value, low=0, high=math.inf):
+def finite_number(name: str, value, low: float = 0, high: float = math.inf) -> float:
     """`value` as Python's float if it is a finite number (NumPy's too, no bool) from `low` to `high`, or ValueError."""
     return float(_number(name, value, low, high, numbers.Real, "finite"))
 
 
-def one_of(name, value, choices):
+def one_of(name: str, value, choices) -> str:
     """`value` if it is one of these strings, or ValueError."""
     if not isinstance(value, str) or value not in choices:
         *others, last = map(repr, choices)

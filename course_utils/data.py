@@ -14,7 +14,7 @@ TRAIN_EXAMPLES = 1536
 """Of the 1,797 small digits: 12 batches of 128, so that no power of two up to 512 leaves a remainder."""
 
 
-def load_digits(name="digits"):
+def load_digits(name: str = "digits") -> tuple[tuple, tuple]:
     """Handwritten digits in MNIST's shape and scale: `(x_train, y_train), (x_test, y_test)`.
 
     name: "digits", scikit-learn's 1,797 real 8×8 digits resized to 28×28, split into 1,536 to train on and 261 to
@@ -34,17 +34,14 @@ def _small_digits():
 
     bunch = sklearn.datasets.load_digits()
     images = scipy.ndimage.zoom(bunch.images / 16, (1, 3.5, 3.5), order=1, mode="nearest", grid_mode=True)
+    images, labels = images.astype("float32")[..., None], bunch.target.astype("int64")
     x_train, x_test, y_train, y_test = sklearn.model_selection.train_test_split(
-        images.astype("float32")[..., None],
-        bunch.target.astype("int64"),
-        train_size=TRAIN_EXAMPLES,
-        stratify=bunch.target,
-        random_state=0,
+        images, labels, train_size=TRAIN_EXAMPLES, stratify=labels, random_state=0
     )
     return (x_train, y_train), (x_test, y_test)
 
 
-def mnist_cache():
+def mnist_cache() -> pathlib.Path:
     """Where Keras keeps MNIST, once it has been downloaded: a path."""
     return pathlib.Path(os.environ.get("KERAS_HOME", "~/.keras")).expanduser() / "datasets" / "mnist.npz"
 
@@ -67,9 +64,7 @@ def _mnist():
             f"MNIST is not in Keras' cache and could not be downloaded: {way} and run this again, or "
             f'set DATASET = "digits", which needs none of this ({reason[:200]})'
         ) from None
-    return tuple(
-        ((images / 255).astype("float32")[..., None], labels.astype("int64")) for images, labels in (train, test)
-    )
+    return tuple(((x / 255).astype("float32")[..., None], y.astype("int64")) for x, y in (train, test))
 
 
 def _download(address, path):
@@ -87,30 +82,18 @@ def _download(address, path):
         part.unlink(missing_ok=True)
 
 
-def make_dataset(
-    images,
-    labels,
-    global_batch_size,
-    *,
-    cache=True,
-    shuffle=True,
-    seed=0,
-    reshuffle=False,
-    drop_remainder=True,
-    prefetch=True,
-):
+def make_dataset(images, labels, global_batch_size: int, *, cache: bool = True, shuffle: bool = True, seed: int = 0,
+                 reshuffle: bool = False, drop_remainder: bool = True, prefetch: bool = True):  # fmt: skip
     """The tf.data pipeline that the whole course trains from: batches of `(images, labels)`.
 
     images, labels: arrays of equal length N.
     global_batch_size: examples per step over all replicas together; a strategy divides it among them.
-    cache: keep the examples in memory after the first pass; without a `map` or a file to read before it, a habit
-        that costs nothing, and with one the largest gain of all.
+    cache: keep the examples in memory after the first pass.
     shuffle, seed: take the examples in a random order that depends on the seed alone.
     reshuffle: draw a new order each epoch (from the seed and TensorFlow's global one). Better for learning; off here,
         because `fit` under a strategy draws one extra iterator, so that its epochs would see other orders than the
         same training without a strategy.
-    drop_remainder: leave out a last, smaller batch, so that every step has the same shape (one compilation, and no
-        replica with fewer examples than the others).
+    drop_remainder: leave out a last, smaller batch, so that every step has the same shape on every replica.
     prefetch: prepare the next batches while the device computes.
 
     Raises ValueError when the lengths differ, or when the batch is not a whole number between 1 and N.

@@ -6,6 +6,7 @@ import importlib.machinery
 import importlib.util
 import os
 import re
+import shutil
 import subprocess
 import sys
 import warnings
@@ -16,16 +17,12 @@ GPU_SLICE_MIB = 1024
 """Memory of one logical GPU where its card does not say how much it has. The course's model needs a tenth of it."""
 
 
-def quiet_logs():
-    """Keep TensorFlow's start-up log and Keras' false alarms out of the notebook.
+def quiet_logs() -> None:
+    """Keep TensorFlow's start-up log and Keras' false alarms out of the notebook; `import course_utils` does it.
 
-    `TF_CPP_MIN_LOG_LEVEL` silences TensorFlow once it runs; what TensorFlow 2.21 logs while it is being
-    loaded ignores that variable, so the process's stderr is set aside during the import, and shown after
-    all if the import fails. Call it before TensorFlow is imported (`import course_utils` does). Calling it
-    twice changes nothing.
-
-    Where libtpu finds no TPU, it asks Google's metadata server for one, and outside Google's cloud waits minutes for an
-    answer: without a TPU in this machine `TPU_SKIP_MDS_QUERY` spares it the question.
+    What TensorFlow 2.21 logs while it is loaded ignores `TF_CPP_MIN_LOG_LEVEL`: so the process's stderr is set aside
+    during the import, and shown after all if that fails. `TPU_SKIP_MDS_QUERY`, where there is no TPU, spares libtpu a
+    question to Google's metadata server, for whose answer it would wait minutes outside Google's cloud.
     """
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     if not tpu_in_machine():
@@ -36,11 +33,10 @@ def quiet_logs():
         sys.meta_path.insert(0, _QuietImport())
 
 
-def share_gpus():
-    """Have TensorFlow and JAX take a GPU's memory as they need it, in this process and in those that it starts.
+def share_gpus() -> None:
+    """Have TensorFlow and JAX take a GPU's memory as they need it, here and in the processes that this one starts.
 
-    By default the first process takes nearly all of it (JAX three quarters), and the next one finds none. Call it
-    before either is imported (`import course_utils` does); what the user has set stays.
+    By default the first process takes nearly all, and the next one finds none. What the user has set stays.
     """
     os.environ.setdefault("TF_FORCE_GPU_ALLOW_GROWTH", "true")
     os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
@@ -73,10 +69,9 @@ if not said.endswith(b"loaded"):
 
 @contextlib.contextmanager
 def _stderr_set_aside():
-    """Collect what C and C++ code writes to the process's stderr; let it be read if an exception passes by, or a crash.
+    """Collect what C and C++ code writes to the process's stderr; let it be read after an exception, or a crash.
 
-    Another process keeps it, so that it outlives this one. In a notebook it appears below the cell after an exception;
-    after a crash, when there is no notebook any more, where Jupyter was started (on Colab: in the runtime's log).
+    Another process keeps it, which outlives a crash: what it has then appears where Jupyter was started.
     """
     try:
         terminal = sys.stderr.fileno()
@@ -99,21 +94,18 @@ def _stderr_set_aside():
             keeper.wait(10)
 
 
-def on_colab():
+def on_colab() -> bool:
     """True in a Google Colab runtime."""
     return "google.colab" in sys.modules
 
 
-def tpu_in_machine():
+def tpu_in_machine() -> bool:
     """True if this machine has a TPU, by its device files; whether TensorFlow can use it is another question."""
     return bool(glob.glob("/dev/accel[0-9]*") or glob.glob("/dev/vfio/[0-9]*"))
 
 
-def accelerator():
-    """The kind of device that computes here: "GPU" or "TPU" if there is one that is used, else "CPU".
-
-    It loads nothing and initialises nothing: it asks TensorFlow if that is loaded, and else looks for a TPU's files.
-    """
+def accelerator() -> str:
+    """The kind of device that computes here, "GPU", "TPU" or "CPU"; without TensorFlow, by a TPU's files alone."""
     if tf := sys.modules.get("tensorflow"):
         return next((kind for kind in ("TPU", "GPU") if tf.config.list_physical_devices(kind)), "CPU")
     return "TPU" if tpu_in_machine() else "CPU"
@@ -124,50 +116,44 @@ LIBTPU_TOO_NEW = (0, 0, 32)
 INSTALL_FOR_TPU = 'pip install "tensorflow-tpu==2.20.0" "libtpu<0.0.32", then restart'
 
 
-def unfit_libtpu():
+def unfit_libtpu() -> str:
     """Why TensorFlow must not be imported here, if it must not: with its libtpu it would abort the process. Else ""."""
-    libtpu = _version("libtpu")
-    newest = tuple(int(part) for part in re.findall(r"\d+", libtpu)[:3])
-    if _distribution_version("tensorflow-tpu") != "2.20.0" or newest < LIBTPU_TOO_NEW:
+    libtpu = (_version("tensorflow-tpu") == "2.20.0" and _version("libtpu")) or ""
+    if tuple(map(int, re.findall(r"\d+", libtpu)[:3])) < LIBTPU_TOO_NEW:
         return ""
     return f"libtpu {libtpu} is too new for tensorflow-tpu 2.20.0, which would abort: {INSTALL_FOR_TPU}"
 
 
-def memory():
+def memory() -> tuple[float, float]:
     """(all, free), in GiB."""
     import psutil
 
-    found = psutil.virtual_memory()
-    return found.total / 2**30, found.available / 2**30
+    machine = psutil.virtual_memory()
+    return machine.total / 2**30, machine.available / 2**30
 
 
-def free_disk():
+def free_disk() -> float:
     """GiB that are free where this process works."""
-    import shutil
-
     return shutil.disk_usage(".").free / 2**30
 
 
-def facts():
-    """What is here, as a dict from a short name to a short text, in the order in which `report` shows it.
+def facts() -> dict[str, str]:
+    """What is here, `{short name: short text}` in the report's order; "remedy" only where something is wrong.
 
-    "remedy" is there only where something is wrong. Works without TensorFlow, and does not initialise TensorFlow's
-    devices: `logical_devices` may still be called.
+    Works without TensorFlow, and does not initialise TensorFlow's devices: `logical_devices` may still be called.
     """
     import platform
 
-    total, free = memory()
-    tensorflow, devices = _tensorflow_facts()
+    (total, free), (tensorflow, devices) = memory(), _tensorflow_facts()
     return {
         "Python": platform.python_version(),
         "TensorFlow": tensorflow,
-        "Keras": _version("keras"),
+        "Keras": (installed("keras") and (_version("keras") or _version("keras-nightly"))) or "not installed",
         "system": f"{platform.system()} {platform.machine()}" + (", Google Colab" if on_colab() else ""),
         "CPU cores": str(os.cpu_count()),
         "memory": f"{total:.1f} GiB, {free:.1f} GiB free",
         "disk": f"{free_disk():.0f} GiB free",
-        **devices,
-    }
+    } | devices
 
 
 def _tensorflow_facts():
@@ -191,18 +177,12 @@ def _tensorflow_facts():
 
 def _unused_gpu():
     """What to say, if there is an NVIDIA GPU here that TensorFlow does not use; a remedy unless that is meant."""
-    card = _nvidia_smi("name")
-    if not card:
+    if not (card := _nvidia_smi("name")):
         return {}
-    hidden = os.environ.get("CUDA_VISIBLE_DEVICES")
-    if hidden in ("", "-1"):
+    if (hidden := os.environ.get("CUDA_VISIBLE_DEVICES")) in ("", "-1"):
         return {"GPUs": f"none: CUDA_VISIBLE_DEVICES={hidden!r} hides {card} (unset it before Python starts)"}
-    if os.name == "nt":
-        remedy = "TensorFlow uses GPUs on Linux only: run the course in WSL2"
-    else:
-        remedy = (
-            "TensorFlow lacks CUDA's libraries or a newer driver: make lab GPU=1, or pip install tensorflow[and-cuda]"
-        )
+    remedy = "TensorFlow lacks CUDA's libraries or a newer driver: make lab GPU=1, or pip install tensorflow[and-cuda]"
+    remedy = "TensorFlow uses GPUs on Linux only: run the course in WSL2" if os.name == "nt" else remedy
     return {"GPUs": f"none that TensorFlow can use, though there is one ({card})", "remedy": remedy}
 
 
@@ -218,80 +198,65 @@ def _nvidia_smi(what):
     return said.strip().split("\n")[0]
 
 
-def report():
+def report() -> str:
     """The same as `facts`, as a table to print: one line a fact."""
-    found = facts()
-    width = max(map(len, found))
-    return "\n".join(f"{name:<{width}}  {value}" for name, value in found.items())
+    lines = facts()
+    return "\n".join(f"{name:<{max(map(len, lines))}}  {value}" for name, value in lines.items())
 
 
-def installed(module):
+def installed(module: str) -> bool:
     """True if a module of this name can be found to import, whatever the package is called that brought it."""
     return (module in sys.modules and sys.modules[module] is not None) or bool(importlib.util.find_spec(module))
 
 
-def _version(module):
-    """The version of the package that holds this module, whatever it is called (tensorflow-cpu holds tensorflow)."""
-    from importlib.metadata import packages_distributions
-
-    if not installed(module):
-        return "not installed"
-    known = _distribution_version(module)
-    return known or next(map(_distribution_version, packages_distributions().get(module, ())), "?")
-
-
-def _distribution_version(name):
+def _version(distribution):
     from importlib.metadata import PackageNotFoundError, version
 
     with contextlib.suppress(PackageNotFoundError):
-        return version(name)
+        return version(distribution)
 
 
-def logical_devices(count, kind="auto"):
+def logical_devices(count: int, kind: str = "auto") -> list[str]:
     """Names of `count` devices to build a strategy on, such as `["CPU:0", "CPU:1"]`; prints one line on what they are.
 
-    count: how many devices, at least 1.
     kind: "auto" takes physical GPUs if there are enough, else equal slices of the first GPU's free memory, less a
         fifth for everything else, else logical CPUs; "gpu" and "cpu" leave only those.
 
-    TensorFlow fixes its devices when it first uses one. Until then this may be called again with another count; after
-    that only with the same. Raises ValueError for a count or kind that makes no sense, and RuntimeError, with the
-    remedy, when a GPU is asked for and none is there, or when TensorFlow has fixed another number of devices.
+    TensorFlow fixes its devices when it first uses one: after that only the same count will do. Raises ValueError for
+    a count (1 or more) or kind that makes no sense, and RuntimeError, with the remedy, when a GPU is asked for and none
+    is there, or when TensorFlow has fixed another number of devices.
     """
     import tensorflow as tf
 
     count, kind = whole_number("count", count, 1), one_of("kind", kind, ("auto", "cpu", "gpu"))
     gpus = [] if kind == "cpu" else tf.config.list_physical_devices("GPU")
+    simulated = "simulated devices prove correctness, never speed"
     if kind == "gpu" and not gpus:
-        raise RuntimeError(
-            "kind='gpu' asks for a GPU and TensorFlow sees none here; use kind='auto' to go on with CPUs"
-        )
+        raise RuntimeError("kind='gpu' asks for a GPU and TensorFlow sees none: use kind='auto' to go on with CPUs")
     if len(gpus) >= count:
         if tf.config.get_logical_device_configuration(gpus[0]):  # split by an earlier call: make it whole again
             split(gpus[0], count, [])
-        print(f"{count} physical GPU{'s' if count > 1 else ''}")
-        return [f"GPU:{i}" for i in range(count)]
-    if gpus:
+        line = f"{count} physical GPU{'s' * (count > 1)}"
+    elif gpus:
         free = _nvidia_smi("memory.free")
         size = int(0.8 * int(free) / count) if free.isdigit() else GPU_SLICE_MIB
         split(gpus[0], count, [tf.config.LogicalDeviceConfiguration(memory_limit=size)] * count)
-        print(f"{count} logical GPUs, slices of one physical GPU: simulated devices prove correctness, never speed")
-        return [f"GPU:{i}" for i in range(count)]
-    split(tf.config.list_physical_devices("CPU")[0], count, [tf.config.LogicalDeviceConfiguration()] * count)
-    simulated = "s on one physical CPU: simulated devices prove correctness, never speed" if count > 1 else ""
-    print(f"{count} logical CPU{simulated}")
-    return [f"CPU:{i}" for i in range(count)]
+        line = f"{count} logical GPUs, slices of one physical GPU: {simulated}"
+    else:
+        split(tf.config.list_physical_devices("CPU")[0], count, [tf.config.LogicalDeviceConfiguration()] * count)
+        line = f"{count} logical CPU" + f"s on one physical CPU: {simulated}" * (count > 1)
+    print(line)
+    return [f"{'GPU' if gpus else 'CPU'}:{i}" for i in range(count)]
 
 
-def short_name(device):
+def short_name(device: str) -> str:
     """The end of a device's full name: "/job:localhost/replica:0/task:0/device:CPU:10" → "CPU:10"."""
-    found = re.search(r"[A-Z_]+:\d+$", str(device).upper())
-    if not found:
-        raise ValueError(f"device={device!r}: must be a device's name, such as tensor.device or 'GPU:0'")
-    return found.group()
+    if name := re.search(r"[A-Z_]+:\d+$", str(device).upper()):
+        return name.group()
+    raise ValueError(f"device={device!r}: must be a device's name, such as tensor.device or 'GPU:0'")
 
 
-def split(physical, count, parts):
+def split(physical, count: int, parts: list) -> None:
     """Have TensorFlow present one physical device as these logical ones, or find that it has `count` already."""
     import tensorflow as tf
 

@@ -3,7 +3,7 @@
 import re
 
 
-def message(problem):
+def message(problem: BaseException) -> list[str]:
     """The lines of an error's text, at least one, without the preambles that TensorFlow puts before what happened."""
     text = re.sub(r"\x1b\[[\d;]*m|\{\{function_node .*?\}\} ?", "", str(problem)).strip() or "(no message)"
     if text.startswith("Graph execution error:"):  # what happened comes last, after where it was written
@@ -12,7 +12,7 @@ def message(problem):
     return text.splitlines()
 
 
-def opening(problem, sentences=1):
+def opening(problem: BaseException, sentences: int = 1) -> str:
     """The first sentences of an error's text, without what differs from run to run and from one build to another."""
     text = re.sub(r" \[Op:.*", "", message(problem)[0])
     text = re.sub(r"<[\w.]*?(\w+) object at 0x[0-9a-f]+>", r"<\1>", text)

@@ -3,7 +3,7 @@
 from course_utils.arguments import whole_number
 
 
-def build_model(seed=0):
+def build_model(seed: int = 0):
     """The source page's network for 28×28×1 images: Conv2D 32 → MaxPooling2D → Flatten → Dense 128 → Dense 10 (logits).
 
     seed: whole number; the same seed gives the same initial weights under every strategy and on every device, because

@@ -19,7 +19,7 @@ class Difference(float):
         pass
 
 
-def same(a, b, tolerance, what):
+def same(a, b, tolerance: float, what: str) -> "Difference":
     """Print that `a` and `b` are equal to a tolerance, and return the largest difference found, a `Difference`.
 
     a, b: arrays (or numbers), or equally long lists of arrays of equal shapes, such as two `model.get_weights()`.
@@ -57,12 +57,12 @@ def _difference(x, y):
     import numpy as np
 
     exact = x.dtype.kind in "iub" and y.dtype.kind in "iub"
-    x, y = (each.astype(object if exact else float) for each in (x, y))
+    x, y = (array.astype(object if exact else float) for array in (x, y))
     with np.errstate(invalid="ignore"):  # inf - inf
         return np.max(np.abs(np.where(x == y, 0, x - y)), initial=0)
 
 
-def holds(condition, what):
+def holds(condition, what: str) -> None:
     """Print the claim `what` when the condition is true, or raise AssertionError."""
     if not condition:
         raise AssertionError(f"{what}: ✗ this does not hold here")
@@ -70,15 +70,14 @@ def holds(condition, what):
 
 
 @contextlib.contextmanager
-def raises(error, sentences=1, words=None):
+def raises(error: type | tuple, sentences: int = 1, words: str | None = None):
     """Run the block, which must raise `error`, and print the error as Python would: its name, and its first sentences.
 
     error: an exception class, or a tuple of them, one of which must come.
     words: what its text must hold, printed instead of its beginning: for errors that begin with a machine's own paths.
 
-    Used instead of Jupyter's tag `raises-exception`, which we have not been able to try on Colab: where a front end
-    ignores the tag, «Run all» stops at the first such cell; and no front end notices when the error stops coming.
-    Raises AssertionError when the block raises nothing; another error passes through.
+    Raises AssertionError when the block raises nothing; another error passes through. (Jupyter's own tag for such cells
+    is ignored by some front ends, where «Run all» would stop; and none notices when the error stops coming.)
     """
     try:
         yield
@@ -87,5 +86,5 @@ def raises(error, sentences=1, words=None):
             raise AssertionError(f"the error should have said {words!r}, and said: {problem}") from problem
         print(f"{type(problem).__name__}: {f'… {words} …' if words else opening(problem, sentences)}")
     else:
-        names = " or ".join(each.__name__ for each in (error if isinstance(error, tuple) else (error,)))
+        names = " or ".join(kind.__name__ for kind in (error if isinstance(error, tuple) else (error,)))
         raise AssertionError(f"this should have raised {names}, and did not")

@@ -17,7 +17,7 @@ class Timing:
     high: float
     repeats: int
 
-    def examples_per_second(self, examples):
+    def examples_per_second(self, examples: int) -> tuple[float, float, float]:
         """Throughput when one call handles this many examples: `(median, low, high)` in examples/s."""
         examples = whole_number("examples", examples, 1)
         return tuple(1000 * examples / ms for ms in (self.median, self.high, self.low))
@@ -26,14 +26,13 @@ class Timing:
         return f"{self.median:.2f} ms ({self.low:.2f} to {self.high:.2f}, {self.repeats} repeats)"
 
 
-def compare(steps, warmup=2, repeats=10):
+def compare(steps: dict, warmup: int = 2, repeats: int = 10) -> dict[str, Timing]:
     """Time several functions in one run: `{name: function}` → `{name: Timing}`.
 
     Each is called `warmup` times untimed (tracing, caches), then `repeats` times timed; the functions take turns, so
     that a slow moment of the machine falls on all of them. A call ends when the devices have finished, not when Python
-    has handed them the work: asking them is in the time too, some 0.1 ms for eight devices. Raises ValueError without
-    steps, for a negative warmup, and for fewer than 2 repeats (one number has no spread); what a step raises passes
-    through.
+    has handed them the work: asking them takes some 0.1 ms for eight devices. Raises ValueError without steps, for a
+    negative warmup, and for fewer than 2 repeats (one number has no spread).
     """
     if not steps:
         raise ValueError("steps={}: give at least one function to time")
@@ -49,12 +48,8 @@ def compare(steps, warmup=2, repeats=10):
             step()
             wait_for_devices()
             samples[name].append(1000 * (time.perf_counter() - start))
-    return {name: _summary(times) for name, times in samples.items()}
-
-
-def _summary(times):
-    low, median, high = statistics.quantiles(times, n=4, method="inclusive")
-    return Timing(median, low, high, len(times))
+    quartiles = {name: statistics.quantiles(times, n=4, method="inclusive") for name, times in samples.items()}
+    return {name: Timing(median, low, high, repeats) for name, (low, median, high) in quartiles.items()}
 
 
 def _waiting():
@@ -66,7 +61,8 @@ def _waiting():
     if not tf:
         return lambda: None
     mine = tf.zeros(()).device.rpartition("device:")[0]
-    names = [each.name for each in tf.config.list_logical_devices() if each.name.startswith((mine, "/device:"))]
+    logical = [device.name for device in tf.config.list_logical_devices()]
+    names = [name for name in logical if name.startswith((mine, "/device:"))]
 
     def wait():
         for name in names:

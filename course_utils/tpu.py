@@ -8,7 +8,7 @@ from typing import NamedTuple
 from course_utils import environment
 from course_utils.arguments import whole_number
 from course_utils.plots import style
-from course_utils.plots.style import COLOURS, arrow, box, canvas, colour, label, styled
+from course_utils.plots.style import COLOURS, Figure, arrow, box, canvas, colour, label, styled
 
 
 class Accelerator(NamedTuple):
@@ -33,7 +33,7 @@ FAULTS = {
 """What to say of errors with these words."""
 
 
-def connect_tpu(replicas=8, name=None):
+def connect_tpu(replicas: int = 8, name: str | None = None) -> Accelerator:
     """Initialise the TPU, if there is one, and return it as an `Accelerator`; else that many logical CPUs in its place.
 
     replicas: how many logical CPUs stand in for a TPU; a TPU has as many as it has.
@@ -86,7 +86,7 @@ def _sentence(problem, name):
 
 
 @functools.cache
-def xla_device():
+def xla_device() -> tuple[str, bool]:
     """Where to try XLA, and whether it compiles there: ("TPU:0", True) if there is a TPU, else ("CPU:0", True).
 
     tensorflow-tpu compiles for TPUs only. Where it finds none this is ("CPU:0", False), and a line, once, says so.
@@ -105,7 +105,7 @@ def xla_device():
 
 
 @styled()
-def inside_a_tpu(title, travels, inside):
+def inside_a_tpu(title: str, travels: str, inside: dict) -> Figure:
     """A host and a TPU chip: what the host sends, and what is on the chip. inside: `{part: (text, what)}`, three parts.
 
     The last part is drawn as the grid that gives the matrix unit its name.
@@ -133,7 +133,7 @@ def inside_a_tpu(title, travels, inside):
 
 
 @styled()
-def heatmap(values, rows, columns, x, y, unit, title):
+def heatmap(values, rows: list, columns: list, x: str, y: str, unit: str, title: str) -> Figure:
     """Numbers in a grid, from white to the colour of computing. values: (len(rows), len(columns)), lowest row first.
 
     rows, columns: the numbers along the axes. x, y: labels of the axes, with units. unit: of the values, from 0 up.

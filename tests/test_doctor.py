@@ -16,7 +16,7 @@ CODE = "import runpy, sys; sys.argv = ['course_utils']; runpy.run_module('course
 
 
 def lines(check):
-    return list(check())
+    return doctor.verdicts(check)
 
 
 @pytest.fixture
@@ -87,7 +87,7 @@ def test_tensorflow_that_never_loads(monkeypatch):
 @pytest.mark.parametrize(
     "facts, expected",
     [
-        ({}, [(doctor.OK, "TensorFlow 2.21.0 loads"), (doctor.OK, "GPUs: none, TPUs: none (where")]),
+        ({}, [(doctor.OK, "TensorFlow 2.21.0 loads"), (doctor.OK, "GPUs: none, TPUs: none (the")]),
         ({"GPUs": "Tesla T4"}, [(doctor.OK, "TensorFlow 2.21.0 loads"), (doctor.OK, "GPUs: Tesla T4, TPUs: none (")]),
         ({"remedy": "do"}, [(doctor.OK, "TensorFlow 2.21.0 loads"), (doctor.WARN, "GPUs: none, TPUs: none")]),
         ({"GPUs": "unknown", "TensorFlow": "not loaded", "remedy": "do"}, [(doctor.FAIL, "TensorFlow is not loaded")]),
@@ -109,7 +109,7 @@ def test_what_the_report_says_the_doctor_judges(monkeypatch, facts, expected):
 )
 def test_python(monkeypatch, version, level):
     monkeypatch.setattr(sys, "version_info", version)
-    ((found, text, remedy),) = doctor.python()
+    ((found, text, remedy),) = lines(doctor.python)
     assert (
         found == f"[{level}]" and text == "Python " + ".".join(map(str, version)) and bool(remedy) == (level == "FAIL")
     )
@@ -150,10 +150,10 @@ def test_no_loopback_no_workers(monkeypatch):
         raise PermissionError(1, "Operation not permitted")
 
     monkeypatch.setattr(doctor.socket, "create_server", refused)
-    ((level, text, remedy),) = doctor.loopback()
+    ((level, text, remedy),) = lines(doctor.loopback)
     assert level == doctor.FAIL and text == "127.0.0.1 cannot be reached (Operation not permitted)" and remedy
     monkeypatch.setattr(doctor.cluster, "run_on_workers", refused)
-    ((level, text, remedy),) = doctor.workers()
+    ((level, text, remedy),) = lines(doctor.workers)
     assert level == doctor.FAIL and text.endswith("do not start: [Errno 1] Operation not permitted") and remedy
 
 
@@ -162,7 +162,7 @@ def test_workers_that_fail_without_a_word(monkeypatch):
         raise MemoryError
 
     monkeypatch.setattr(doctor.cluster, "run_on_workers", silent)
-    ((level, text, remedy),) = doctor.workers()
+    ((level, text, remedy),) = lines(doctor.workers)
     assert level == doctor.FAIL and text.endswith("do not start: (no message)") and remedy
 
 
@@ -175,7 +175,7 @@ def test_mnist(monkeypatch, tmp_path):
         raise OSError
 
     monkeypatch.setattr(doctor.socket, "create_connection", no_network)
-    ((level, _, remedy),) = doctor.mnist()
+    ((level, _, remedy),) = lines(doctor.mnist)
     assert level == doctor.WARN and 'DATASET = "digits"' in remedy
     (tmp_path / "datasets").mkdir()
     (tmp_path / "datasets" / "mnist.npz").touch()
@@ -188,12 +188,12 @@ def test_a_kernel_of_another_python(monkeypatch, tmp_path):
     (kernel / "kernel.json").write_text(json.dumps({"argv": ["/other/python", "-m", "ipykernel_launcher"]}))
     monkeypatch.setenv("JUPYTER_PATH", str(tmp_path))
     monkeypatch.setenv("JUPYTER_PREFER_ENV_PATH", "0")
-    ((level, text, remedy),) = doctor.jupyter()
+    ((level, text, remedy),) = lines(doctor.jupyter)
     assert (level, text) == (doctor.WARN, "Jupyter's kernel python3 is another Python: /other/python")
     assert "ipykernel install" in remedy
 
 
 def test_no_jupyter(monkeypatch):
     monkeypatch.setitem(sys.modules, "jupyter_client.kernelspec", None)
-    ((level, text, _),) = doctor.jupyter()
+    ((level, text, _),) = lines(doctor.jupyter)
     assert (level, text) == (doctor.WARN, "no Jupyter kernel here (ModuleNotFoundError)")

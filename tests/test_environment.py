@@ -109,7 +109,7 @@ def test_wrong_count(count):
 
 def test_gpu_without_gpu(hardware):
     hardware(gpus=0)
-    with pytest.raises(RuntimeError, match="sees none here; use kind='auto'"):
+    with pytest.raises(RuntimeError, match="sees none: use kind='auto'"):
         environment.logical_devices(1, kind="gpu")
 
 
@@ -371,14 +371,14 @@ m.version = version
 
 @pytest.mark.parametrize("libtpu, fits", [("0.0.52", False), ("0.0.32", False), ("0.0.31", True), ("0.0.21.1", True)])
 def test_a_libtpu_with_which_tensorflow_would_abort(monkeypatch, capsys, libtpu, fits):
-    monkeypatch.setattr(environment, "_version", lambda module: libtpu)
-    monkeypatch.setattr(environment, "_distribution_version", {"tensorflow-tpu": "2.20.0"}.get)
+    versions = {"tensorflow-tpu": "2.20.0", "libtpu": libtpu}
+    monkeypatch.setattr(environment, "_version", versions.get)
     assert (environment.unfit_libtpu() == "") == fits
     if not fits:
         facts = environment.facts()
         assert facts["TensorFlow"] == "not loaded" and '"libtpu<0.0.32"' in facts["remedy"]
         assert connect_tpu(4).strategy is None and "too new for tensorflow-tpu 2.20.0" in capsys.readouterr().out
-    monkeypatch.setattr(environment, "_distribution_version", {"tensorflow-tpu": "2.22.0"}.get)
+    monkeypatch.setattr(environment, "_version", {"tensorflow-tpu": "2.22.0"}.get)
     assert environment.unfit_libtpu() == ""
 
 

@@ -11,7 +11,7 @@ from course_utils.cluster.packing import pack, unpack, write
 from course_utils.errors import message
 
 
-def work(result, lifeline, call, *ports):
+def work(result: int, lifeline: int, call: int, *ports: int) -> None:
     """What a worker does: make the call that lies in a file, send the result, and wait to be stopped.
 
     After an exception it leaves, so that the others notice.

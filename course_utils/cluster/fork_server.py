@@ -57,7 +57,7 @@ class ForkServer:
             )
 
     @classmethod
-    def connect(cls, envs, fresh=False):
+    def connect(cls, envs: list[dict], fresh: bool = False) -> socket.socket:
         """A connection to the server for workers with these environment variables; it is started if there is none.
 
         fresh: one whose workers are fresh interpreters, even where they could be forked.
@@ -93,17 +93,18 @@ class ForkServer:
 
 
 @atexit.register
-def close_servers():
+def close_servers() -> None:
     """End all fork servers of this process; the next run starts a new one."""
     while ForkServer.known:
         ForkServer.known.popitem()[1].close()
 
 
-def search_path():
+def search_path() -> list[str]:
+    """Where this process finds modules, as absolute folders."""
     return [os.path.abspath(folder) for folder in sys.path]
 
 
-def serve(control, preload):
+def serve(control: int, preload: list[str]) -> None:
     """Be a fork server: load these modules, and start workers until nobody holds the other end of `control` any more.
 
     Without modules to load, each worker is a fresh interpreter. All workers, and whatever they have started, end with

@@ -8,7 +8,7 @@ import types
 HEAD = struct.Struct("<QQ")
 
 
-def pack(value, kind=""):
+def pack(value, kind: str = "") -> list[bytes]:
     """Any value as blocks of bytes to be written one after the other; the memory of arrays is not copied.
 
     Each block begins at a multiple of 16, so that arrays that are made of it are aligned.
@@ -34,12 +34,12 @@ def _code(filename, build, parts):
     return build(*parts).replace(co_filename=filename)
 
 
-def is_whole(data):
+def is_whole(data: bytes) -> bool:
     """Whether this beginning of packed bytes is all of them."""
     return len(data) >= HEAD.size and len(data) >= HEAD.unpack_from(data)[1]
 
 
-def unpack(data):
+def unpack(data: bytearray) -> tuple:
     """(kind, a function that makes the value) of packed bytes; a bytearray lends its memory to the arrays."""
     data, place = memoryview(data), HEAD.size
 
@@ -53,7 +53,7 @@ def unpack(data):
     return kind, lambda: pickle.loads(blocks[0], buffers=blocks[1:])
 
 
-def write(file, blocks):
+def write(file, blocks: list) -> None:
     """All of these blocks into an unbuffered file or pipe, which may take less than it is given at a time."""
     for block in blocks:
         block = memoryview(block)

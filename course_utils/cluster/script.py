@@ -13,7 +13,7 @@ HEAD = '''"""Written by the notebook from its own cells (course_utils.cluster.wr
 PLAIN = (bool, int, float, complex, str, bytes, type(None))
 
 
-def write_script(path, *functions, main):
+def write_script(path: str, *functions, main) -> None:
     """Write functions of the notebook, by their source, into a Python file that runs `main()` when it is run.
 
     path: of the file; an older one is replaced. functions: those that `main` needs, in the order in which to write

@@ -10,7 +10,7 @@ FIRST_PORT, PORTS = 12000, 20000
 """Ports are drawn from here up to 32,000: above, Linux takes those of its own connections."""
 
 
-def slurm_tf_config(variables, port=None):
+def slurm_tf_config(variables: dict, port: int | None = None) -> str:
     """The value of TF_CONFIG for one task of a Slurm job step: every task is a worker, task 0 is the chief.
 
     variables: such as `os.environ` in a program that srun has started. Read are SLURM_STEP_NODELIST ("n[9-10]"),

@@ -14,7 +14,7 @@ LOOK_UP = 5
 """Seconds in which a host's name must be found."""
 
 
-def build_tf_config(workers, index):
+def build_tf_config(workers: list[str], index: int) -> str:
     """The value of TF_CONFIG for one of several workers, as JSON text.
 
     workers: each worker's address, `"host:port"`, the same list in the same order for all of them.
@@ -33,7 +33,7 @@ def build_tf_config(workers, index):
     return json.dumps({"cluster": {"worker": list(workers)}, "task": {"type": "worker", "index": index}})
 
 
-def check_tf_config(text):
+def check_tf_config(text: str) -> list[str]:
     """What is wrong with this value of TF_CONFIG, as a list of sentences, each with the remedy; empty if all is well.
 
     It looks at the text, looks up the hosts, and tries whether this process's own port is free on this machine: so

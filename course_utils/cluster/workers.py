@@ -32,7 +32,8 @@ SHOWN = 2**16
 """Characters of a worker's output that are passed on; the last lines go into an error in any case."""
 
 
-def run_on_workers(function, *args, workers=2, timeout=120, restarts=0, env=None, coordinated=False):
+def run_on_workers(function, *args, workers: int = 2, timeout: float = 120, restarts: int = 0, env=None,
+                   coordinated: bool = False) -> list:  # fmt: skip
     """Run `function(*args)` in processes of their own that form a cluster; return what each returned, in their order.
 
     function: any function, such as one written in a notebook's cell. It travels with what it refers to and with its
@@ -84,7 +85,7 @@ def run_on_workers(function, *args, workers=2, timeout=120, restarts=0, env=None
             print(f"{str(failure).splitlines()[0]}: all are started again ({attempt + 1} of {restarts})", flush=True)
 
 
-def run_in_process(function, *args, env=None, timeout=120):
+def run_in_process(function, *args, env: dict | None = None, timeout: float = 120):
     """Run `function(*args)` in one process of its own, without TF_CONFIG, and return what it returns.
 
     For what must not happen in this process, or cannot any more: a crash, another Keras backend, other devices.
@@ -136,7 +137,7 @@ def _reserved_ports(count):
         yield ports
 
 
-def free_addresses(count):
+def free_addresses(count: int) -> list[str]:
     """As many addresses of this machine, `"localhost:port"`, whose ports are free now (and might be taken later)."""
     with _reserved_ports(whole_number("count", count, 1)) as ports:
         return [f"localhost:{port.getsockname()[1]}" for port in ports]

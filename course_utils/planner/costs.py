@@ -97,7 +97,7 @@ class StepTime:
         return end
 
 
-def layer_costs(model):
+def layer_costs(model) -> list[LayerCost]:
     """The layers of a built Keras model, in order, as a list of LayerCost; input layers are left out.
 
     parameters: trainable scalars. outputs: values the layer produces for one example. flops: 2 per
@@ -138,7 +138,7 @@ def layer_costs(model):
     return costs
 
 
-def checkpointed(layers, segments):
+def checkpointed(layers: list[LayerCost], segments: int) -> list[LayerCost]:
     """The same layers with activation checkpointing (Chen et al., 2016): of each of `segments` runs of layers only the
     last output is kept.
 
@@ -272,21 +272,21 @@ def step_time(
     return StepTime(compute, messages * latency + values * bytes_per_value / bandwidth)
 
 
-def pipeline_idle_share(stages, micro_batches):
+def pipeline_idle_share(stages: int, micro_batches: int) -> float:
     """Share of its time, from 0 to 1, that each of p equal stages waits: (p - 1) / (m + p - 1) (Huang et al.,
     GPipe, 2019). Raises ValueError unless both are whole numbers from 1 up."""
     stages, micro_batches = whole_number("stages", stages, 1), whole_number("micro_batches", micro_batches, 1)
     return (stages - 1) / (micro_batches + stages - 1)
 
 
-def amdahl(serial_share, devices):
+def amdahl(serial_share: float, devices: int) -> float:
     """Speed-up of a fixed problem: 1 / (s + (1 - s) / N) (Amdahl, 1967). serial_share: the share s, from 0 to
     1, of the time on ONE device that cannot be divided. Raises ValueError for another s or devices < 1."""
     s = finite_number("serial_share", serial_share, 0, 1)
     return 1 / (s + (1 - s) / whole_number("devices", devices, 1))
 
 
-def gustafson(serial_share, devices):
+def gustafson(serial_share: float, devices: int) -> float:
     """Speed-up of a problem that grows with the devices: N - s (N - 1) (Gustafson, 1988). serial_share: the
     share s, from 0 to 1, of the time on ALL N that is not divided. Raises ValueError as amdahl does."""
     s = finite_number("serial_share", serial_share, 0, 1)

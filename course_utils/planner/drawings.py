@@ -1,10 +1,10 @@
 """Drawings of the two kinds of parallelism: the ring, a layer cut in two, a decision."""
 
-from course_utils.plots.style import COLOURS, INK, MUTED, arrow, box, canvas, device_row, label, styled
+from course_utils.plots.style import COLOURS, INK, MUTED, Figure, arrow, box, canvas, device_row, label, styled
 
 
 @styled()
-def ring(story, title, note=""):
+def ring(story: list, title: str, note: str = "") -> Figure:
     """The steps of a ring all-reduce on two to four devices: a line of chunks for each, arrows for what travels.
 
     story: `[(name, values, chosen), …]`: values[d][c] is chunk c on device d, which began as (c + 1)·10**d, so that
@@ -46,7 +46,7 @@ def ring(story, title, note=""):
 
 
 @styled()
-def split_layer(title):
+def split_layer(title: str) -> Figure:
     """A matrix split by columns and by rows over two devices: which part is where, and what travels afterwards."""
     figure, axes = canvas(title, 3.9)
     by_columns = [("x", f"W, {half} half", f"y, {half} half") for half in ("left", "right")]
@@ -66,7 +66,7 @@ def split_layer(title):
 
 
 @styled()
-def decision(title):
+def decision(title: str) -> Figure:
     """Which kind of distribution a training needs, as five questions and five answers."""
     figure, axes = canvas(title, 4.3)
     wide, columns = 1.5, (0.03, 1.83, 3.63, 5.43)

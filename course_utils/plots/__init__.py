@@ -5,5 +5,5 @@ shows the figure once.
 """
 
 # ruff: noqa: F401
-from course_utils.plots.charts import bars, histogram, lines, timeline
+from course_utils.plots.charts import bars, lines, timeline
 from course_utils.plots.diagrams import placement, training_step

@@ -1,30 +1,20 @@
 """Charts: curves, bars, histograms and timelines, with the few options that the course's figures need."""
 
 import itertools
-import math
 
-from course_utils.arguments import whole_number
 from course_utils.plots import style
-from course_utils.plots.style import INK, number, styled
+from course_utils.plots.style import INK, Figure, number, styled
 
 
-def _needs(name, values):
+def needs(name: str, values) -> None:
+    """Raise ValueError unless there is something to draw, and something in each panel."""
     if not values or not all(values if isinstance(values, list) else [values]):
         raise ValueError(f"{name}={values!r}: give at least one")
 
 
-def _row(name, values):
-    """The values as a tuple, or ValueError if they are not several in a row."""
-    try:
-        return tuple(values)
-    except TypeError:
-        raise ValueError(f"{name}: {values!r} is not a list, a tuple or an array") from None
-
-
 def _for_each_panel(name, option, panels, several):
     """One entry of an option for each panel: a list with one for each, or one that serves them all."""
-    pair = name == "ylim" and isinstance(option, list) and not any(isinstance(entry, (list, tuple)) for entry in option)
-    if not isinstance(option, list) or (pair and any(entry is not None for entry in option)):
+    if not isinstance(option, list):
         return [option] * panels
     if not several or len(option) != panels:
         what = f"a list of {panels}, one entry a panel" if several else "no list, since curves is one panel"
@@ -36,12 +26,13 @@ def _spread(values):
     """Of numbers, or of triples (median, low, high): the medians, and the lengths of their error bars (2, N)."""
     import numpy as np
 
-    middle, low, high = np.array([each if isinstance(each, tuple) else [each] * 3 for each in values], float).T
+    middle, low, high = np.array([value if isinstance(value, tuple) else [value] * 3 for value in values], float).T
     return middle, np.array([middle - low, high - middle])
 
 
 @styled()
-def lines(curves, title, x, y, *, looks=None, log="", ylim=None, across=None, at=None, names=None, height=3.5):
+def lines(curves: dict | list, title: str, x: str, y: str | list, *, looks: dict | None = None, log: str | list = "",
+          ylim=None, across=None, at=None, names: list | None = None, height: float = 3.5) -> Figure:  # fmt: skip
     """Curves against something, in one panel or in several side by side.
 
     curves: `{label: points}`; points are `{x: y}`, `{x: (median, low, high)}`, or a list, y at 1, 2, 3, … A list of
@@ -51,13 +42,12 @@ def lines(curves, title, x, y, *, looks=None, log="", ylim=None, across=None, at
     log: "x", "y" or "xy", the logarithmic axes. ylim: `(low, high)` of the y axes; linear ones start at 0 by default.
     across, at: `{text: value}`, lines across (named in the legend) and upright ones. names: titles of the panels.
     """
-    _needs("curves", curves)
+    needs("curves", curves)
     panels, several = (curves, True) if isinstance(curves, list) else ([curves], False)
-    panels = [{k: v if isinstance(v, dict) else dict(enumerate(v, 1)) for k, v in each.items()} for each in panels]
+    panels = [{k: v if isinstance(v, dict) else dict(enumerate(v, 1)) for k, v in one.items()} for one in panels]
     options = {"x": x, "y": y, "log": log, "ylim": ylim, "across": across, "at": at, "names": names}
     options = [_for_each_panel(name, option, len(panels), several) for name, option in options.items()]
-    options[3] = [None if limits is None else _row("ylim", limits) for limits in options[3]]
-    if any(limits is not None and len(limits) != 2 for limits in options[3]):
+    if not all(limits is None or (isinstance(limits, tuple) and len(limits) == 2) for limits in options[3]):
         raise ValueError(f"ylim={ylim!r}: must be a pair (low, high), or with several panels a list of pairs")
     figure, (row,) = style.new_axes(title, height, ncols=len(panels), squeeze=False, sharey=isinstance(y, str))
     styles, handles = style.curve_looks(list(dict.fromkeys(itertools.chain(*panels))), looks), {}
@@ -106,7 +96,7 @@ def _scale(axes, found, logs, limits, most):
 
 
 @styled()
-def bars(values, unit, title, *, stacked=True, looks=None, across=None):
+def bars(values: dict, unit: str, title: str, *, stacked: bool = True, looks=None, across=None) -> Figure:
     """A horizontal bar for each way of doing something, with its number; the first is what the others are held against.
 
     values: `{label: number}`, `{label: (median, low, high)}`, or `{label: {part: number}}`: the parts of a bar, one
@@ -117,11 +107,11 @@ def bars(values, unit, title, *, stacked=True, looks=None, across=None):
     """
     import numpy as np
 
-    _needs("values", values)
+    needs("values", values)
     if len(across or {}) > 1:
         raise ValueError(f"across={across!r}: bars take one line at most")
     ((line, most),) = (across or {"": np.inf}).items()
-    table = [each if isinstance(each, dict) else {"": each} for each in values.values()]
+    table = [parts if isinstance(parts, dict) else {"": parts} for parts in values.values()]
     parts = list(dict.fromkeys(itertools.chain(*table)))
     beside, named = 1 if stacked else len(parts), parts != [""]
     figure, axes = style.new_axes(title, 1.0 + 0.5 * named + max(0.42, 0.3 * beside) * len(table))
@@ -131,7 +121,7 @@ def bars(values, unit, title, *, stacked=True, looks=None, across=None):
     thick, ends, handles = 0.7 / beside, np.zeros(len(table)), {}
     for k, part in enumerate(parts):
         places = np.arange(len(table)) + (0 if stacked else thick * (k - (beside - 1) / 2))
-        middle, error = _spread([each.get(part, 0) for each in table])
+        middle, error = _spread([row.get(part, 0) for row in table])
         left = ends if stacked else 0 * ends
         handles[part] = axes.barh(places, middle, thick, left, label=part, **fills[part])
         ends = left + middle
@@ -162,30 +152,7 @@ def _rows(axes, names, unit):
 
 
 @styled()
-def histogram(groups, x, y, title, what="compute"):
-    """How often each whole number occurs, in % of its group.
-
-    groups: `{label: whole numbers}`, in a list or an array of one dimension; what: of COLOURS.
-    """
-    groups = {label: _row(f"groups[{label!r}]", values) for label, values in groups.items()}
-    _needs("groups", list(groups.values()))
-    for label, values in groups.items():
-        groups[label] = [whole_number(f"groups[{label!r}]", value, -math.inf) for value in values]
-    figure, axes = style.new_axes(title, 3.2)
-    width = 0.8 / len(groups)
-    for k, (label, look) in enumerate(style.bar_looks(groups, None, what).items()):
-        found = sorted(set(groups[label]))
-        shares = [100 * groups[label].count(each) / len(groups[label]) for each in found]
-        axes.bar([each + width * (k - (len(groups) - 1) / 2) for each in found], shares, width, label=label, **look)
-    axes.xaxis.get_major_locator().set_params(integer=True)
-    axes.grid(axis="x", visible=False)
-    axes.set(xlabel=x, ylabel=y)
-    style.legend(figure, dict(zip(groups, axes.containers, strict=True)))
-    return figure
-
-
-@styled()
-def timeline(rows, title, labels, unit="milliseconds"):
+def timeline(rows: dict, title: str, labels: dict, unit: str = "milliseconds") -> Figure:
     """Who does what when. rows: `{name: [(start, duration, what), …]}`, what a key of COLOURS.
 
     Later spans cover earlier ones. A fourth element is a short text to stand in the span, such as a number.
@@ -193,7 +160,7 @@ def timeline(rows, title, labels, unit="milliseconds"):
     """
     from matplotlib.patches import Patch
 
-    _needs("rows", rows)
+    needs("rows", rows)
     figure, axes = style.new_axes(title, 1.5 + 0.5 * len(rows))
     for i, spans in enumerate(rows.values()):
         for start, duration, what, *text in spans:

@@ -1,10 +1,10 @@
 """The two drawings that all notebooks share: what lives where, and a training step."""
 
-from course_utils.plots.style import COLOURS, INK, MUTED, arrow, box, canvas, colour, device_row, label, styled
+from course_utils.plots.style import COLOURS, INK, MUTED, Figure, arrow, box, canvas, colour, device_row, label, styled
 
 
 @styled()
-def placement(devices, title, process="this process"):
+def placement(devices: dict, title: str, process: str = "this process") -> Figure:
     """What lives where: `{device name: [(text, what), …]}` with what a key of COLOURS; a dashed box for the process."""
     contents, row = list(devices.values()), 0.42
     height = 1.35 + row * max(1, *map(len, contents))
@@ -21,7 +21,8 @@ def placement(devices, title, process="this process"):
 
 
 @styled()
-def training_step(devices, examples, title, gradient_bytes=0, optimizer=True, numbers=None):
+def training_step(devices: list, examples: int | list, title: str, gradient_bytes: int = 0, optimizer: bool = True,
+                  numbers: dict | None = None) -> Figure:  # fmt: skip
     """One training step, a column for each device; with several, the all-reduce of the gradients across them.
 
     examples: in each device's part of the batch: one number for all, or a list with one for each.

@@ -18,6 +18,7 @@ COLOURS = {
 }
 """What a colour means, in every figure: the Okabe–Ito palette, which colour-blind readers can tell apart."""
 
+Figure = "matplotlib.figure.Figure"
 INK, MUTED = "#222222", "#6B6B6B"
 STYLE = {
     "figure.dpi": 110, "figure.constrained_layout.use": True, "font.size": 11, "text.color": INK,
@@ -47,7 +48,7 @@ def styled():
         rcParams.update(before)
 
 
-def colour(what):
+def colour(what: str) -> str:
     """The colour of a meaning, a key of COLOURS; ValueError for another."""
     return COLOURS[one_of("colour", what, COLOURS)]
 
@@ -59,7 +60,7 @@ def _known(chosen, labels):
     return dict(chosen or {})
 
 
-def curve_looks(labels, chosen=None):
+def curve_looks(labels: list, chosen: dict | None = None) -> dict[str, dict]:
     """How each of these curves is drawn: `{label: keywords of plot}`; no free look is given twice.
 
     chosen: `{label: a key of LOOKS or COLOURS}`, for those whose look means something.
@@ -75,7 +76,7 @@ def curve_looks(labels, chosen=None):
     return {label: looks.get(label) or free.pop(0) for label in labels}
 
 
-def bar_looks(labels, chosen=None, default="compute"):
+def bar_looks(labels: list, chosen: dict | None = None, default: str = "compute") -> dict[str, dict]:
     """How each kind of bars is filled: in the colour of its name or of `chosen[name]`, else the default, hatched."""
     chosen = {label: label for label in labels if label in COLOURS} | _known(chosen, labels)
     hatches, looks = ["", "////", "....", "xxxx", "----", "oo"], {}
@@ -87,12 +88,12 @@ def bar_looks(labels, chosen=None, default="compute"):
     return looks
 
 
-def number(value, _=None):
+def number(value: float, _=None) -> str:
     """A number with three digits that count, or more before the point: 0.4, 26.5, 12,345."""
     return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"
 
 
-def new_axes(title, height, **kwargs):
+def new_axes(title: str, height: float, **kwargs) -> tuple:
     """A figure 7.2 inches wide, and its axes. The title, the finding, starts at the left edge, above everything."""
     import matplotlib.pyplot as plt
 
@@ -101,13 +102,13 @@ def new_axes(title, height, **kwargs):
     return figure, axes
 
 
-def legend(figure, handles):
+def legend(figure: Figure, handles: dict) -> None:
     """One legend for the whole figure, below it. handles: `{label: handle}`."""
     columns = max(1, min(len(handles), 92 // (max(map(len, handles)) + 7)))
     figure.legend(handles.values(), handles, loc="outside lower center", ncols=columns)
 
 
-def canvas(title, height):
+def canvas(title: str, height: float) -> tuple:
     """Axes without axes, one unit an inch, for a drawing made of boxes and arrows."""
     figure, axes = new_axes(title, height)
     axes.set(xlim=(0, 7.2), ylim=(0, height), aspect="equal")
@@ -115,12 +116,12 @@ def canvas(title, height):
     return figure, axes
 
 
-def label(axes, x, y, text, **look):
+def label(axes, x: float, y: float, text: str, **look) -> None:
     """A text centred on a point."""
     axes.text(x, y, text, **({"ha": "center", "va": "center", "size": 10} | look))
 
 
-def box(axes, x, y, width, height, fill="white", text="", dashed=False, **look):
+def box(axes, x: float, y: float, width: float, height: float, fill="white", text="", dashed=False, **look):
     """A rounded box, returned: dark outline for a device, dashed for a process, filled for what lives there."""
     from matplotlib.patches import FancyBboxPatch
 
@@ -132,13 +133,13 @@ def box(axes, x, y, width, height, fill="white", text="", dashed=False, **look):
     return axes.add_patch(patch)
 
 
-def arrow(axes, start, end, fill=INK, width=1.4, **ends):
+def arrow(axes, start: tuple, end: tuple, fill: str = INK, width: float = 1.4, **ends) -> None:
     """A straight arrow; in the colour of what travels, and thicker, where it crosses a device's edge."""
     look = {"arrowstyle": "-|>", "color": fill, "lw": width, "shrinkA": 0, "shrinkB": 0}
     axes.annotate("", end, start, arrowprops=look | ends)
 
 
-def device_row(axes, names, left, bottom, width, height):
+def device_row(axes, names: list, left: float, bottom: float, width: float, height: float):
     """Draw devices side by side, and yield each one's index, left edge and width.
 
     Of more than four, the first, the second and the last, and dots for those between.
