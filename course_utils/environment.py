@@ -171,8 +171,8 @@ def _tensorflow_facts():
     gpus = tf.config.list_physical_devices("GPU")
     names = [tf.config.experimental.get_device_details(gpu).get("device_name", gpu.name) for gpu in gpus]
     tpus = tf.config.list_physical_devices("TPU")
-    found = {"GPUs": ", ".join(names) or "none", "TPUs": str(len(tpus) or "none")}
-    return tf.__version__, found if gpus else found | _unused_gpu()
+    devices = {"GPUs": ", ".join(names) or "none", "TPUs": str(len(tpus) or "none")}
+    return tf.__version__, devices if gpus else devices | _unused_gpu()
 
 
 def _unused_gpu():

@@ -22,7 +22,6 @@ from course_utils.cluster import (
     WorkerError,
     check_tf_config,
     fork_server,
-    packing,
     run_in_process,
     run_on_workers,
     workers,
@@ -153,16 +152,6 @@ def test_the_environment_that_is_asked_for_reaches_the_function_and_nothing_of_i
     assert len(list(tmp_path.glob("tmp*/kept"))) == 2
 
 
-def test_each_worker_has_a_temporary_folder_and_an_environment_of_its_own():
-    def look():
-        pathlib.Path(tempfile.gettempdir(), "checkpoint").write_text(str(index()))
-        return os.environ["TMPDIR"], tempfile.gettempdir(), os.environ["CUDA_VISIBLE_DEVICES"]
-
-    found = run_on_workers(look, workers=3, env=lambda index: {"CUDA_VISIBLE_DEVICES": index})
-    assert len({folder for folder, _, _ in found}) == 3 and [gpu for *_, gpu in found] == ["0", "1", "2"]
-    assert all(folder == own and not os.path.exists(folder) for folder, own, _ in found)
-
-
 linux = pytest.mark.skipif(sys.platform != "linux", reason="forks on Linux only")
 
 
@@ -190,23 +179,11 @@ def test_who_is_forked_and_who_is_fresh(env, loaded):
     assert found == loaded and backend == env.get("KERAS_BACKEND", "tensorflow")
 
 
-@linux
-def test_what_is_set_here_before_a_run_counts(monkeypatch):
-    """The fork server has read the environment when it loaded TensorFlow: with another one another is started."""
-    before = run_in_process(os.getppid)
-    assert run_in_process(os.getppid) == before
-    with monkeypatch.context() as patch:
-        patch.setenv("TF_NUM_INTEROP_THREADS", "2")
-        assert run_in_process(os.getppid) != before and gone([before])
-    run_in_process(int)
-
-
 def test_random_numbers_differ_between_workers_and_between_runs():
     def draw():
         import random
 
         import keras
-        import numpy as np
         import tensorflow as tf
 
         shuffled = list(tf.data.Dataset.range(1000).shuffle(1000).as_numpy_iterator())
@@ -215,17 +192,6 @@ def test_random_numbers_differ_between_workers_and_between_runs():
 
     drawn = run_on_workers(draw) + run_on_workers(draw)
     assert [len(set(values)) for values in zip(*drawn, strict=True)] == [4] * 5
-
-
-def test_what_travels_is_not_copied_and_comes_back_writable_and_aligned():
-    array = np.arange(12.0).reshape(3, 4)
-    blocks = packing.pack({"a": array, "b": [b"x" * 5, array.T]})
-    assert any(np.shares_memory(array, np.frombuffer(block, "uint8")) for block in blocks if len(block) == array.nbytes)
-    data = bytearray(b"".join(blocks))
-    assert packing.is_whole(data) and not packing.is_whole(data[:-1]) and not packing.is_whole(data[:5])
-    value = packing.unpack(data)[1]()
-    assert (value["a"] == array).all() and (value["b"][1] == array.T).all() and value["b"][0] == b"xxxxx"
-    assert value["a"].flags.writeable and value["a"].flags.aligned
 
 
 def test_output_is_streamed_with_the_workers_index(capfd):
@@ -291,16 +257,6 @@ def test_an_error_from_inside_a_graph_is_told_by_what_happened():
         run_in_process(overflow)
     assert "the process raised InvalidArgumentError: bad : Tensor had NaN values" in str(caught.value)
     assert "site-packages" not in str(caught.value) and "tf.function(lambda x" in str(caught.value)
-
-
-def test_a_long_message_keeps_its_beginning_and_its_end():
-    def complain():
-        raise ValueError("\n".join(map(str, range(1000))))
-
-    with pytest.raises(WorkerError) as caught:
-        run_in_process(complain)
-    assert caught.value.outcomes[0].log[-8:] == ["ValueError: 0", "1", "2", "3", "4", "…", "998", "999"]
-    assert 'raise ValueError("\\n".join(map(str, range(1000))))' in str(caught.value)
 
 
 def test_source_travels_along():
@@ -399,14 +355,6 @@ def test_a_tensorflow_that_aborts_when_it_is_imported(tmp_path, monkeypatch):
         patch.setenv("TF_OTHER", "1")
         assert run_on_workers(index) == [0, 1]
     run_in_process(int)
-
-
-@pytest.mark.parametrize("leave", [sys.exit, os._exit])
-def test_a_worker_that_exits_at_once(leave):
-    with pytest.raises(WorkerError, match="worker 0 left with exit code 3 before it returned"):
-        run_on_workers(lambda: leave(3) if index() == 0 else None)
-    with pytest.raises(WorkerError, match="the process left with exit code 0 before it returned"):
-        run_in_process(leave, 0)
 
 
 def test_a_death_explains_the_exception_that_it_causes():
@@ -553,35 +501,6 @@ def test_a_daemon_ends_too_and_other_runs_do_not(tmp_path):
     assert answers == [None], "its own was killed by the end of the other run"
 
 
-def test_three_clusters_at_once():
-    answers = {}
-
-    def launch(name):
-        def meet():  # each worker of a cluster waits for the other at its port
-            import socket
-
-            addresses = json.loads(os.environ["TF_CONFIG"])["cluster"]["worker"]
-            ports = [int(each.split(":")[1]) for each in addresses]
-            with socket.create_server(("", ports[index()])) as server:
-                for _ in range(1000):
-                    try:
-                        with socket.create_connection(("localhost", ports[1 - index()])) as line:
-                            line.sendall(name.encode())
-                        break
-                    except ConnectionRefusedError:
-                        time.sleep(0.01)
-                return server.accept()[0].recv(100).decode()
-
-        answers[name] = run_on_workers(meet)
-
-    threads = [threading.Thread(target=launch, args=[name]) for name in ("red", "blue", "green")]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert answers == {name: [name, name] for name in ("red", "blue", "green")}
-
-
 @pytest.mark.parametrize(
     "call, words",
     [
@@ -601,20 +520,6 @@ def test_arguments_that_make_no_sense(call, words):
 
 
 LOCK = threading.Lock()
-
-
-class Mute:
-    """Refuses to be pickled, without a word."""
-
-    def __reduce__(self):
-        raise ValueError
-
-
-def test_what_refuses_to_travel_without_a_word():
-    with pytest.raises(ValueError, match=r"cannot be sent to another process \(ValueError: \(no message\)\)"):
-        run_in_process(print, Mute())
-    with pytest.raises(WorkerError, match=r"the result, a Mute, cannot be sent back \(\(no message\)\)"):
-        run_in_process(Mute)
 
 
 def test_other_systems(monkeypatch):

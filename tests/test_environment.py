@@ -4,7 +4,6 @@ import fnmatch
 import os
 import pathlib
 import platform
-import re
 import subprocess
 import sys
 import types
@@ -13,7 +12,7 @@ import nbformat
 import pytest
 import tensorflow as tf
 
-from course_utils import environment, plots, proofs, timing
+from course_utils import environment
 from course_utils.tpu import connect_tpu
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
@@ -82,25 +81,6 @@ def slices(count, size=1024):
 # logical_devices
 
 
-def test_same_count_again(devices, capsys):
-    tf.config.list_logical_devices()
-    assert environment.logical_devices(4, kind="cpu") == devices == ["CPU:0", "CPU:1", "CPU:2", "CPU:3"]
-    assert capsys.readouterr().out == f"4 logical CPUs on one physical CPU: {SIMULATED}\n"
-
-
-def test_other_count_before_initialisation_and_facts_do_not_initialise(python):
-    answer = python(
-        "from course_utils.environment import facts, logical_devices\n"
-        "facts(); logical_devices(1, 'cpu'); logical_devices(3, 'cpu')\n"
-        "import tensorflow as tf; print(len(tf.config.list_logical_devices('CPU')))"
-    )
-    assert answer.stdout.splitlines() == [
-        "1 logical CPU",
-        f"3 logical CPUs on one physical CPU: {SIMULATED}",
-        "3",
-    ], answer.stderr
-
-
 @pytest.mark.parametrize("count", [0, -1, 2.5, True, "2", None])
 def test_wrong_count(count):
     with pytest.raises(ValueError, match=f"^count={count!r}: must be a whole number, 1 or more"):
@@ -139,14 +119,6 @@ def test_a_slice_is_sized_from_the_cards_own_memory(hardware, nvidia_smi, said, 
     environment.logical_devices(count)
     assert machine.splits == {"/physical_device:GPU:0": slices(count, size)}
     assert asked == [["nvidia-smi", "--query-gpu=memory.free", "--format=csv,noheader,nounits"]]
-
-
-def test_the_card_that_is_asked_is_the_one_that_is_seen(hardware, nvidia_smi, monkeypatch):
-    hardware(gpus=1)
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3,1")
-    asked = nvidia_smi("8000")
-    environment.logical_devices(2)
-    assert asked[0][-1] == "--id=3"
 
 
 @pytest.mark.parametrize(
@@ -196,15 +168,6 @@ def test_what_computes_here_without_tensorflow(monkeypatch, files, kind):
     assert os.environ.get("TPU_SKIP_MDS_QUERY") == (None if files else "1")
 
 
-def test_the_report_has_the_remedy(hardware, nvidia_smi, monkeypatch):
-    hardware(gpus=0)
-    nvidia_smi("Tesla T4\n")
-    assert re.search("remedy +TensorFlow lacks CUDA's libraries", environment.report())
-    hardware(gpus=1)
-    monkeypatch.setattr(tf.config.experimental, "get_device_details", lambda gpu: {"device_name": "Tesla T4"})
-    assert environment.facts()["GPUs"] == "Tesla T4" and "remedy" not in environment.facts()
-
-
 def test_split_gpu_again(hardware):
     machine = hardware(gpus=1)
     first = environment.logical_devices(4)
@@ -212,15 +175,6 @@ def test_split_gpu_again(hardware):
     assert environment.logical_devices(4) == first
     with pytest.raises(RuntimeError, match=r"^2 logical GPU .*runs with 4 .*restart the kernel"):
         environment.logical_devices(2)
-
-
-@pytest.mark.parametrize("gpus", [1, 2])
-def test_slices_are_not_called_physical(hardware, gpus):
-    machine = hardware(gpus)
-    environment.logical_devices(4)
-    machine.initialised = True
-    with pytest.raises(RuntimeError, match="restart the kernel"):
-        environment.logical_devices(gpus)
 
 
 @pytest.mark.parametrize(
@@ -248,39 +202,6 @@ def test_what_the_gpu_notebook_builds(hardware, monkeypatch, gpus, system, count
     (devices, all_reduce), kind = built[0], "GPU" if gpus else "CPU"
     assert names["DEVICES"] == [f"{kind}:{i}" for i in range(count)] and devices == names["DEVICES"][:2]
     assert type(all_reduce).__name__ == way and names["COUNTS"] == [n for n in (1, 2, 4, 8) if n <= count]
-
-
-@pytest.mark.parametrize("gpus, said", [(0, "simulated"), (4, "physical")])
-def test_what_the_gpu_notebook_calls_its_times(gpus, said):
-    path = ROOT / "notebooks" / "02_gpu_strategy.ipynb"
-    cells = {cell.id: cell.source for cell in nbformat.read(path, as_version=4).cells}
-    spans = {1: 8.0, 2: 5.0, 4: 4.0}
-    times = {n: {name: timing.Timing(ms, ms - 1, ms + 1, 7) for name in ("input", "compute", "step")}
-             for n, ms in spans.items()}  # fmt: skip
-    names = {"times": times, "gpus": [None] * gpus, "COUNTS": list(spans), "plots": plots}
-    exec(cells["parts-figure"], names)
-    assert said in names["figure"].get_suptitle()
-    exec(cells["scaling-figure"], names)
-    (axes,) = names["figure"].axes
-    measured = {line.get_label(): [round(float(y), 3) for y in line.get_ydata()] for line in axes.lines}["measured"]
-    assert measured == ([1, 1.6, 2] if gpus else [1, 0.625, 0.5])
-    assert ("Speed-up" if gpus else "not speed") in names["figure"].get_suptitle()
-
-
-NOTEBOOKS = [path for path in sorted((ROOT / "notebooks").glob("*.ipynb")) if "error-late" in path.read_text("utf-8")]
-
-
-@pytest.mark.parametrize("notebook", NOTEBOOKS, ids=lambda path: path.stem)
-@pytest.mark.parametrize("gpus", [0, 1, 2, 4, 8])
-def test_the_error_of_late_devices_comes_on_any_number_of_gpus(hardware, gpus, notebook, capsys):
-    cells = {cell.id: cell.source for cell in nbformat.read(notebook, as_version=4).cells}
-    names = {"environment": environment, "proofs": proofs, "tf": tf}
-    machine = hardware(gpus)
-    exec(cells["devices"].splitlines()[0], names)
-    machine.initialised = True
-    capsys.readouterr()
-    exec(cells["error-late"], names)
-    assert capsys.readouterr().out.startswith("RuntimeError: ")
 
 
 # short_name

@@ -7,14 +7,9 @@ import pathlib
 import re
 import subprocess
 import sys
-import time
-import warnings
 
-import jupyter_client
-import keras
 import numpy as np
 import pytest
-from packaging.version import Version
 
 from course_utils import quiet_logs
 
@@ -70,26 +65,6 @@ def test_a_crash_while_tensorflow_loads_leaves_its_last_words(python, tmp_path):
     (tmp_path / "tensorflow.py").write_text("import os\nos.write(2, b'compiled for AVX\\n')\nos.abort()")
     crash = python("import course_utils, tensorflow")
     assert crash.returncode not in (0, 1) and crash.stderr == "compiled for AVX\n"
-
-
-def test_a_crash_in_a_notebook_leaves_its_last_words_where_jupyter_was_started(tmp_path):
-    (tmp_path / "tensorflow.py").write_text("import os\nos.write(2, b'compiled for AVX\\n')\nos.abort()")
-    env = os.environ | {"PYTHONPATH": os.pathsep.join([str(tmp_path), str(ROOT)])}
-    manager = jupyter_client.KernelManager(kernel_name="python3")
-    with open(tmp_path / "terminal", "w+") as terminal:
-        manager.start_kernel(env=env, stderr=terminal, stdout=subprocess.DEVNULL)
-        try:
-            client = manager.blocking_client()
-            client.start_channels()
-            client.wait_for_ready(timeout=60)
-            client.execute("import course_utils, tensorflow")
-            deadline = time.monotonic() + 30
-            while "compiled for AVX" not in (tmp_path / "terminal").read_text() and time.monotonic() < deadline:
-                time.sleep(0.05)
-            client.stop_channels()
-        finally:
-            manager.shutdown_kernel(now=True)
-    assert "compiled for AVX" in (tmp_path / "terminal").read_text()
 
 
 WITHOUT_TENSORFLOW = """
@@ -150,12 +125,6 @@ def test_notebook_on_colabs_tpu_runtime(without_tensorflow):
     assert answer.stdout.endswith("reached jax-trap\n")
 
 
-def test_missing_tensorflow_is_an_ordinary_import_error(python):
-    hide = "import sys; sys.path = [path for path in sys.path if 'site-packages' not in path]"
-    answer = python(f"{hide}; import course_utils, tensorflow")
-    assert answer.stderr.endswith("ModuleNotFoundError: No module named 'tensorflow'\n")
-
-
 @pytest.mark.parametrize("chosen, kept", [(None, "3"), ("0", "0")])
 def test_log_level_is_a_default(monkeypatch, chosen, kept):
     monkeypatch.delenv("TF_CPP_MIN_LOG_LEVEL", raising=False)
@@ -163,25 +132,6 @@ def test_log_level_is_a_default(monkeypatch, chosen, kept):
         monkeypatch.setenv("TF_CPP_MIN_LOG_LEVEL", chosen)
     quiet_logs()
     assert os.environ["TF_CPP_MIN_LOG_LEVEL"] == kept
-
-
-def test_false_alarm_of_fit_is_quiet():
-    from course_utils.data import make_dataset
-
-    model = keras.Sequential([keras.Input((1,)), keras.layers.Dense(1)])
-    model.compile(loss="mse")
-    dataset = make_dataset(np.ones((4, 1), "float32"), np.ones(4, "float32"), 2)
-
-    def alarms(prepare):
-        with warnings.catch_warnings(record=True) as caught:
-            warnings.simplefilter("always")
-            prepare()
-            model.fit(dataset, verbose=0)
-        return [str(each.message) for each in caught if "shuffle" in str(each.message)]
-
-    assert not alarms(quiet_logs)
-    if Version(keras.version()) >= Version("3.15"):
-        assert alarms(lambda: None), "Keras has stopped warning: the filter can go"
 
 
 PROVIDES = {

@@ -50,17 +50,6 @@ def test_a_python_that_does_not_fit_is_refused_in_one_sentence(fresh, python):
     assert "is not Python 3.11, 3.12 or 3.13 with venv and ensurepip" in sentence and fault.startswith("make: ***")
 
 
-def test_a_python_without_ensurepip_is_not_chosen(fresh):
-    (fresh / "bin").mkdir()
-    for name in "python3.12", "python3.13":
-        fake_python(fresh / "bin", name, 1)  # as one without ensurepip answers
-    good = fake_python(fresh / "bin", "python3.11", 0)
-    said = make(fresh, "run", PATH=f"{fresh / 'bin'}:/usr/bin:/bin")
-    assert "Making .venv with" in said.stdout
-    assert "-m venv .venv" in said.stdout and "python3.11 -m venv .venv" in (fresh / "bin" / "asked").read_text()
-    assert good.exists() and said.returncode
-
-
 def test_gpu_asks_for_cuda(fresh):
     shutil.copy(ROOT / "requirements-gpu.txt", fresh)
     python = fake_python(fresh, "fits", 0)

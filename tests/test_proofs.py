@@ -113,23 +113,10 @@ def test_raises(capsys, problem, sentences, line):
     assert capsys.readouterr().out == line + "\n"
 
 
-def test_nothing_raised(capsys):
-    with pytest.raises(AssertionError, match="should have raised ValueError"), proofs.raises(ValueError):
-        pass
-    assert capsys.readouterr().out == ""
-
-
 def test_another_error_passes_through(capsys):
     with pytest.raises(KeyError), proofs.raises(ValueError):
         raise KeyError("other")
     assert capsys.readouterr().out == ""
-
-
-@pytest.mark.parametrize("problem", [KeyError("this"), ValueError("or that")])
-def test_one_of_several_errors(capsys, problem):
-    with proofs.raises((KeyError, ValueError)):
-        raise problem
-    assert capsys.readouterr().out == f"{type(problem).__name__}: {problem}\n"
 
 
 def test_the_words_of_an_error(capsys):
@@ -139,14 +126,6 @@ def test_the_words_of_an_error(capsys):
     said = "should have said 'too few', and said: too many"
     with pytest.raises(AssertionError, match=said), proofs.raises(ValueError, words="too few"):
         raise ValueError("too many")
-
-
-def test_none_of_several_errors():
-    with (
-        pytest.raises(AssertionError, match="should have raised KeyError or ValueError"),
-        proofs.raises((KeyError, ValueError)),
-    ):
-        pass
 
 
 def test_a_notebook_does_not_echo_the_difference():
@@ -165,11 +144,3 @@ def test_a_tolerance_that_was_not_measured_here_stops_nobody(capsys, monkeypatch
     for wrong, tolerance in ((1.001, 1e-5), (np.nan, 1e-5), (1.1, 0)):
         with pytest.raises(AssertionError, match="✗ max"):
             proofs.same(1.0, wrong, tolerance, "a = b")
-
-
-def test_a_cell_run_again_counts_once(monkeypatch):
-    monkeypatch.setattr(proofs, "MADE", {})
-    for second in (1.1, 1.2):
-        proofs.same(1.0, second, 0.5, "a = b")
-    proofs.same(1.0, 1.0, 0, "the same bits")
-    assert list(proofs.MADE) == ["a = b"] and proofs.MADE["a = b"] == (pytest.approx(0.2), 0.5)

@@ -128,27 +128,6 @@ def test_publish_rewrites_every_place(tmp_path, capsys):
     assert "README.md: does not say somebody/else main; type: python tools/publish.py" in capsys.readouterr().out
 
 
-def test_publish_under_a_tag(tmp_path):
-    root = published_copy(tmp_path)
-    assert publish.main(["somebody/course", "v1.0"], root) == 0
-    cells = json.loads((root / "notebooks" / NOTEBOOK.name).read_text(encoding="utf-8"))["cells"]
-    assert "github/somebody/course/blob/v1.0/notebooks/01_one" in "".join(cells[0]["source"])
-    assert 'COURSE = "git+https://github.com/somebody/course@v1.0"' in "".join(cells[1]["source"])
-    assert "course/blob/v1.0/notebooks" in (root / "README.md").read_text(encoding="utf-8")
-    assert publish.main(["--check"], root) == 0
-    assert publish.main(["somebody/course"], root) == 0 and publish.main(["--check"], root) == 0
-    assert "course/blob/main/notebooks" in (root / "README.md").read_text(encoding="utf-8")
-
-
-def test_a_fork_is_told_what_to_type(tmp_path, capsys):
-    root = published_copy(tmp_path)
-    publish.main(["somebody/course"], root)
-    assert publish.main(["--check", "somebody/course"], root) == 0
-    capsys.readouterr()
-    assert publish.main(["--check", "me/fork"], root) == 1
-    assert "says somebody/course, and this is me/fork; type: python tools/publish.py me/fork" in capsys.readouterr().out
-
-
 @pytest.mark.parametrize(
     "arguments", [["course"], ["a/b/c"], ["https://github.com/a/b"], ["a/b", "c/d"], ["a/b", "v1", "v2"], ["--chek"]]
 )

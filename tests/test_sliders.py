@@ -59,17 +59,6 @@ def test_stands_still_without_ipywidgets(monkeypatch):
     assert width(base64.b64decode(shown["image/png"])) == 100
 
 
-def test_no_figure_is_left_open():
-    from matplotlib import pyplot
-
-    def by_pyplot(size):
-        return pyplot.figure(figsize=(size, 1)), ""
-
-    control = Sliders(by_pyplot, size=("", [1, 2], 1))
-    control.sliders["size"].value = 2
-    assert pyplot.get_fignums() == []
-
-
 @pytest.mark.parametrize(
     "size, message", [(4, r"size=4: must be one of its values, \[1, 2, 3\]"), (3, "size=3: too large for <red>")]
 )

@@ -46,50 +46,47 @@ def check_tf_config(text: str) -> list[str]:
         return [f"it is not JSON{place}: write it with json.dumps, or with build_tf_config"]
     config = config if isinstance(config, dict) else {}
     cluster, task = config.get("cluster"), config.get("task")
-    if found := [_missing(key, value) for key, value in (("cluster", cluster), ("task", task)) if not _filled(value)]:
-        return found
-    found = _role_findings(cluster, task)
+    parts = {"cluster": cluster, "task": task}
+    if findings := [_missing(name) for name, value in parts.items() if not (isinstance(value, dict) and value)]:
+        return findings
+    findings = _role_findings(cluster, task)
     names, places = {}, {}
     for role, addresses in cluster.items():
         for index, address in enumerate(addresses if isinstance(addresses, list) else []):
             name, parts = f"{role} {index}", _split(address)
             if not parts:
-                found.append(f"{name}'s address {address!r} is not 'host:port' with a port from 1 to 65535")
+                findings.append(f"{name}'s address {address!r} is not 'host:port' with a port from 1 to 65535")
             elif address in names:
-                found.append(f"{names[address]} and {name} have the same address, {address}: each needs its own")
+                findings.append(f"{names[address]} and {name} have the same address, {address}: each needs its own")
             else:
                 names[address] = name
-                found += _place_findings(name, *parts, places)
+                findings += _place_findings(name, *parts, places)
     own = [address for address, name in names.items() if name == f"{task.get('type')} {task.get('index')}"]
     if own and not _free(port := _split(own[0])[1]):
-        found.append(f"port {port} of this machine is taken: end the program that has it, or choose another port")
-    return found
+        findings.append(f"port {port} of this machine is taken: end the program that has it, or choose another port")
+    return findings
 
 
-def _filled(value):
-    return isinstance(value, dict) and bool(value)
-
-
-def _missing(key, value):
+def _missing(key):
     if key == "cluster":
         return "'cluster' is missing: it must map each role to its addresses, {'worker': ['host:port', …]}"
     return "'task' is missing: it must say which process this is, {'type': 'worker', 'index': 0}"
 
 
 def _role_findings(cluster, task):
-    found = [f"'cluster' knows no role {role!r}: {', '.join(ROLES)}" for role in cluster if role not in ROLES]
+    findings = [f"'cluster' knows no role {role!r}: {', '.join(ROLES)}" for role in cluster if role not in ROLES]
     for role, addresses in cluster.items():
         if not isinstance(addresses, list) or not addresses:
-            found.append(f"cluster[{role!r}] must be a list of addresses, ['host:port', …]")
+            findings.append(f"cluster[{role!r}] must be a list of addresses, ['host:port', …]")
     role, index = task.get("type"), task.get("index")
-    found += [f"task[{key!r}] is missing" for key in ("type", "index") if key not in task]
+    findings += [f"task[{key!r}] is missing" for key in ("type", "index") if key not in task]
     if "type" in task and role not in list(cluster):
-        found.append(f"the task's type is {role!r}, and 'cluster' has no such role: {', '.join(cluster)}")
+        findings.append(f"the task's type is {role!r}, and 'cluster' has no such role: {', '.join(cluster)}")
     elif "index" in task and isinstance(cluster.get(role), list):
         last = len(cluster[role]) - 1
         if not isinstance(index, int) or isinstance(index, bool) or not 0 <= index <= last:
-            found.append(f"the task's index is {index!r}, and must be a whole number from 0 to {last}")
-    return found
+            findings.append(f"the task's index is {index!r}, and must be a whole number from 0 to {last}")
+    return findings
 
 
 def _split(address):
@@ -103,17 +100,17 @@ def _place_findings(name, host, port, places):
     numbers = _look_up(host)
     if not numbers:
         return [f"{name}'s host {host!r} is not found: check its spelling, or write its IP address"]
-    found = []
+    findings = []
     if any(number.is_global for number in numbers):
-        found.append(
+        findings.append(
             f"{name}'s host {host!r} is a public address, and TensorFlow's servers obey whoever connects: "
             "use the addresses of a private network"
         )
     place = ("this machine" if any(number.is_loopback for number in numbers) else min(map(str, numbers)), port)
     if place in places:
-        found.append(f"{places[place]} and {name} are on one machine with one port, {port}: each needs its own")
+        findings.append(f"{places[place]} and {name} are on one machine with one port, {port}: each needs its own")
     places.setdefault(place, name)
-    return found
+    return findings
 
 
 def _look_up(host):
@@ -122,7 +119,7 @@ def _look_up(host):
 
     def ask():
         try:
-            answers.put({ipaddress.ip_address(each[4][0].split("%")[0]) for each in socket.getaddrinfo(host, None)})
+            answers.put({ipaddress.ip_address(answer[4][0].split("%")[0]) for answer in socket.getaddrinfo(host, None)})
         except (OSError, UnicodeError):
             answers.put(set())
 

@@ -1,20 +1,30 @@
 """The exercises' checks, a module for each notebook: they say right or wrong, and why, and never raise."""
 
 import functools
+import inspect
 import numbers
 import traceback
 
 from course_utils.errors import opening
 
 
-def exercise(title):
-    """Make a function that returns why an answer is wrong (nothing if it is right) into one that prints the verdict."""
+class Untouched(Exception):
+    """A function of the learner's returned the `...` of the exercise, or nothing."""
+
+
+def exercise(title: str):
+    """Make a function that returns why an answer is wrong ("" if it is right) into one that prints the verdict.
+
+    The learner's functions reach it wrapped: what they leave undone ends the check. `inspect.unwrap` takes that off.
+    """
 
     def wrap(find_fault):
         @functools.wraps(find_fault)
         def check(*answer, **named):
             try:
-                fault = find_fault(*answer, **named)
+                fault = find_fault(*map(_done, answer), **named)
+            except Untouched:
+                fault = "Replace the `...`."
             except Exception as problem:
                 where = "Your code raised" if _raised_by(answer, problem) else "What you return cannot be judged:"
                 fault = f"{where} {type(problem).__name__}: {opening(problem, 2)}"
@@ -23,6 +33,21 @@ def exercise(title):
         return check
 
     return wrap
+
+
+def _done(answer):
+    """A function of the learner's that raises Untouched where it returns nothing yet; anything else as it is."""
+    if not inspect.isroutine(answer) and not isinstance(answer, functools.partial):
+        return answer
+
+    @functools.wraps(answer)
+    def asked(*given, **named):
+        value = answer(*given, **named)
+        if value is ... or value is None:
+            raise Untouched
+        return value
+
+    return asked
 
 
 def _raised_by(answer, problem):
@@ -36,7 +61,7 @@ def _raised_by(answer, problem):
     return theirs or "in user code" in str(problem) or type(problem).__module__.startswith("tensorflow.")
 
 
-def whole(answer):
+def whole(answer) -> int | None:
     """The answer as Python's int, if it is a whole number of any library's; else None."""
     if isinstance(answer, bool) or getattr(answer, "shape", ()) != ():
         return None
@@ -46,8 +71,3 @@ def whole(answer):
         return int(answer) if answer == int(answer) else None
     except (TypeError, ValueError, OverflowError):  # a text, None, NaN, infinity
         return None
-
-
-def missing(*answers):
-    """What to say if one of these answers is still the `...` of the exercise; nothing if none is."""
-    return "Replace the `...`." if any(answer is ... or answer is None for answer in answers) else ""

@@ -1,12 +1,12 @@
 """Checks of the exercises of notebook 02."""
 
-from course_utils.exercises import exercise, missing, whole
+from course_utils.exercises import exercise, whole
 
 
 def _batches(strategy, dataset):
     """How many examples each replica gets of the data set's first batch."""
     first = next(iter(strategy.experimental_distribute_dataset(dataset)))
-    return [len(each) for each in strategy.experimental_local_results(first[0])]
+    return [len(part) for part in strategy.experimental_local_results(first[0])]
 
 
 @exercise("Exercise 1")
@@ -15,14 +15,12 @@ def dataset_for(function, strategies):
     for strategy in strategies:
         for wanted in 8, 24:
             dataset = function(strategy, wanted)
-            if missing(dataset):
-                return missing(dataset)
             if not hasattr(dataset, "element_spec"):
                 return f"{type(dataset).__name__} is not a tf.data.Dataset."
-            found, count = _batches(strategy, dataset), strategy.num_replicas_in_sync
-            if found != [wanted] * count:
+            answer, count = _batches(strategy, dataset), strategy.num_replicas_in_sync
+            if answer != [wanted] * count:
                 return (
-                    f"With {count} replica{'s' * (count > 1)} and {wanted} examples for each, they get {found}: "
+                    f"With {count} replica{'s' * (count > 1)} and {wanted} examples for each, they get {answer}: "
                     f"the data set's batch is the global one, of {count * wanted} examples here."
                 )
     return ""
@@ -32,20 +30,18 @@ def dataset_for(function, strategies):
 def shares(function):
     """Exercise 2: `function(batch, num_replicas)` lists how many of a batch's examples each replica gets."""
     for batch, count in (128, 4), (7, 4), (5, 2), (6, 4), (2, 4), (9, 8), (3, 1):
-        found = function(batch, count)
-        if missing(found):
-            return missing(found)
-        if not hasattr(found, "__len__") or len(found) != count:
-            return f"For {count} replica{'s' * (count > 1)} it must return a list of {count}, not {found!r}."
-        if None in (numbers := [whole(number) for number in found]):
-            return f"{batch} examples, {count} replicas: each part must be a whole number, not {found!r}."
-        found, share = numbers, -(-batch // count)
+        answer = function(batch, count)
+        if not hasattr(answer, "__len__") or len(answer) != count:
+            return f"For {count} replica{'s' * (count > 1)} it must return a list of {count}, not {answer!r}."
+        if None in (numbers := [whole(number) for number in answer]):
+            return f"{batch} examples, {count} replicas: each part must be a whole number, not {answer!r}."
+        answer, share = numbers, -(-batch // count)
         right = [max(0, min(share, batch - k * share)) for k in range(count)]
-        if sum(found) != batch:
-            return f"Of {batch} examples your {count} replicas get {found}, {sum(found)} together."
-        if found != right:
+        if sum(answer) != batch:
+            return f"Of {batch} examples your {count} replicas get {answer}, {sum(answer)} together."
+        if answer != right:
             return (
-                f"{batch} examples, {count} replicas: {found} adds up, but TensorFlow cuts slices of {share}: {right}."
+                f"{batch} examples, {count} replicas: {answer} adds up, but TensorFlow cuts slices of {share}: {right}."
             )
     return ""
 
@@ -57,11 +53,9 @@ def examples_seen(function, strategy):
 
     for batch in 32, 8 * strategy.num_replicas_in_sync, 3 * strategy.num_replicas_in_sync:
         dataset = tf.data.Dataset.range(batch).batch(batch)
-        found = function(strategy, next(iter(strategy.experimental_distribute_dataset(dataset))))
-        if missing(found):
-            return missing(found)
-        if whole(found) != batch:
-            return f"A batch of {batch} examples on {strategy.num_replicas_in_sync} replicas: you count {found}."
+        answer = function(strategy, next(iter(strategy.experimental_distribute_dataset(dataset))))
+        if whole(answer) != batch:
+            return f"A batch of {batch} examples on {strategy.num_replicas_in_sync} replicas: you count {answer}."
     return ""
 
 
@@ -79,22 +73,20 @@ def replica_loss(function):
     ]
     for shards, penalty in cases:
         shards = [(np.array(losses), np.array(weights)) for losses, weights in shards]
-        losses, weights = (np.concatenate(each) for each in zip(*shards, strict=True))
+        losses, weights = (np.concatenate(part) for part in zip(*shards, strict=True))
         real, count = int(weights.sum()), len(shards)
         shares = [function(mine, theirs, penalty, real, count) for mine, theirs in shards]
-        if missing(*shares):
-            return missing(*shares)
-        if any(np.ndim(each) for each in shares):
+        if any(np.ndim(part) for part in shares):
             return "A replica's loss is one number; yours has a dimension left."
-        found, mean = float(sum(shares)), float((losses * weights).sum() / real)
-        if abs(found - mean - penalty) <= 1e-6:
+        answer, mean = float(sum(shares)), float((losses * weights).sum() / real)
+        if abs(answer - mean - penalty) <= 1e-6:
             continue
         story = f"{count} replicas, {real} real examples of {len(losses)}: mean loss {mean:g}, penalty {penalty:g}"
-        if abs(found - mean - count * penalty) <= 1e-6:
-            return f"{story}; your shares count the penalty {count} times: {found:g}."
-        if abs(found - losses.sum() / real - penalty) <= 1e-6:
-            return f"{story}; your shares add up to {found:g}: the padding counts."
-        if abs(found - mean * real / len(losses) - penalty) <= 1e-6:
-            return f"{story}; your shares add up to {found:g}: divide by the real examples, without the padding."
-        return f"{story}; your shares add up to {found:g} instead of {mean + penalty:g}."
+        if abs(answer - mean - count * penalty) <= 1e-6:
+            return f"{story}; your shares count the penalty {count} times: {answer:g}."
+        if abs(answer - losses.sum() / real - penalty) <= 1e-6:
+            return f"{story}; your shares add up to {answer:g}: the padding counts."
+        if abs(answer - mean * real / len(losses) - penalty) <= 1e-6:
+            return f"{story}; your shares add up to {answer:g}: divide by the real examples, without the padding."
+        return f"{story}; your shares add up to {answer:g} instead of {mean + penalty:g}."
     return ""
