@@ -441,7 +441,7 @@ def test_no_whole_number(value):
 
 def test_what_the_check_cannot_judge_is_not_called_the_learners_fault(verdict, monkeypatch):
     assert "What you return cannot be judged: TypeError: " in verdict("average_loss", lambda *_: object())
-    monkeypatch.setattr("course_utils.planner.pipeline_idle_share", int)  # a fault of the check's own
+    monkeypatch.setattr("course_utils.planner.bubble_fraction", int)  # a fault of the check's own
     assert "What you return cannot be judged: TypeError: int() " in verdict("micro_batches", lambda *_: 27)
     assert RAISED in verdict("micro_batches", functools.partial(boom))
 

@@ -64,3 +64,9 @@ def test_global_random_state_is_untouched():
         return [float(number) for number in drawn]
 
     assert draws(build_model) == draws(lambda: None) != draws(lambda: (np.random.rand(), random.random()))
+
+
+def test_no_two_kernels_begin_alike_in_three_seeds():
+    kernels = [kernel for seed in (0, 1, 2) for kernel in build_model(seed).get_weights()[::2]]
+    starts = {tuple(np.round(kernel.flat[:8] / np.abs(kernel).max(), 1)) for kernel in kernels}
+    assert len(starts) == 9

@@ -78,7 +78,7 @@ def ring_order(chunk_to_send):
 @exercise("Exercise 3")
 def micro_batches(function):
     """Exercise 3: `function(stages, idle)` is the least m for which (p - 1)/(m + p - 1) ≤ idle."""
-    from course_utils.planner import pipeline_idle_share
+    from course_utils.planner import bubble_fraction
 
     for stages, idle in (4, 0.1), (8, 0.25), (2, 0.5), (1, 0.1):
         answer = function(stages, idle)
@@ -87,10 +87,10 @@ def micro_batches(function):
             return f"The number of micro-batches must be a whole number, not {given!r}: round up."
         if answer < 1:
             return f"For {stages} stage{'s' * (stages > 1)} it says {answer:g}: at least one micro-batch is needed."
-        if pipeline_idle_share(stages, answer) > idle:
-            share = pipeline_idle_share(stages, answer)
+        if bubble_fraction(stages, answer) > idle:
+            share = bubble_fraction(stages, answer)
             return f"With {stages} stages and {answer:g} micro-batches each still waits {share:.0%} of the time."
-        if answer > 1 and pipeline_idle_share(stages, answer - 1) <= idle:
+        if answer > 1 and bubble_fraction(stages, answer - 1) <= idle:
             return f"{answer:g} are enough for {stages} stages and {idle:.0%}, but so are fewer."
     return ""
 

@@ -1,24 +1,23 @@
-"""Arithmetic on paper: what each device holds and sends, how long a step takes, and which strategy to choose."""
+"""Arithmetic on paper: what each device holds and sends, how long a step takes, and which class to train with."""
 
 # ruff: noqa: F401
 from course_utils.planner import drawings
-from course_utils.planner.advice import Recommendation, recommend
-from course_utils.planner.costs import (
+from course_utils.planner.advice import MACHINES, Machine, Recommendation, recommend
+from course_utils.planner.layers import LayerCost, checkpointed, held_bytes, layer_costs, measured_activations
+from course_utils.planner.parallelism import (
     ALGORITHMS,
     OPTIMIZER_SLOTS,
-    STRATEGIES,
+    PARALLELISMS,
+    PRECISIONS,
     ZERO,
-    LayerCost,
     Memory,
     StepTime,
     all_reduce_bytes,
     amdahl,
-    checkpointed,
+    bubble_fraction,
+    communication_volume,
     gustafson,
-    layer_costs,
     memory,
-    pipeline_idle_share,
     step_time,
-    wire_bytes,
 )
 from course_utils.planner.sliders import Sliders

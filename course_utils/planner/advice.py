@@ -1,113 +1,261 @@
-"""Which strategy to choose, by the arithmetic of `costs`."""
+"""Which class of Keras or TensorFlow to train with, on which machine, by the arithmetic of `parallelism`."""
 
 import bisect
 import math
 import textwrap
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from course_utils.arguments import finite_number, one_of
-from course_utils.planner.costs import (
-    OPTIMIZER_SLOTS,
-    ZERO,
-    all_reduce_bytes,
-    balanced,
-    mib,
-    on_device,
-    plan,
-    wire_bytes,
-)
+from course_utils.arguments import finite_number, one_of, whole_number
+from course_utils.planner.layers import LayerCost, checkpointed
+from course_utils.planner.parallelism import KINDS, Plan, StepTime, mib, step_time
+
+HEADROOM = 0.9
+"""The share of a device's memory that a plan may fill."""
+UTILIZATION = 0.4
+"""The share of its peak that a training reaches: 0.21 to 0.46 for large models (Chowdhery et al., PaLM, 2022)."""
+
+
+@dataclass(frozen=True)
+class Machine:
+    """What there is to train on.
+
+    memory: bytes of one device. flops: its peak per second, in the precision that is used. bandwidth_inside,
+    bandwidth_between: bytes/s that a device sends to another of its host, and that a host sends to another. latency:
+    seconds a message. price_per_hour: of all of it together; yours, since prices rot. kind: "GPU" or "TPU".
+    """
+
+    hosts: int
+    devices_per_host: int
+    memory: float
+    flops: float
+    bandwidth_inside: float
+    bandwidth_between: float
+    latency: float = 10e-6
+    price_per_hour: float | None = None
+    kind: str = "GPU"
+
+    def __post_init__(self):
+        for name in "hosts", "devices_per_host":
+            whole_number(name, getattr(self, name), 1)
+        for name in "memory", "flops", "bandwidth_inside", "bandwidth_between":
+            finite_number(name, getattr(self, name), 1)
+        finite_number("latency", self.latency)
+        finite_number("price_per_hour", self.price_per_hour or 0)
+        one_of("kind", self.kind, ("GPU", "TPU"))
+
+    @property
+    def devices(self) -> int:
+        """All of them."""
+        return self.hosts * self.devices_per_host
+
+    def bandwidth(self, devices: int) -> float:
+        """Bytes/s on the slowest link of a ring of this many devices, laid host by host."""
+        return self.bandwidth_inside if devices <= self.devices_per_host else self.bandwidth_between
+
+
+GIB, MOST_DEVICES = 2**30, 2**13
+MACHINES = {  # peaks in 16 bits without sparsity, one direction of a link: the vendors' sheets as of November 2026
+    "4 x T4": Machine(1, 4, 16 * GIB, 65e12, 16e9, 6.25e9),  # PCIe 3.0; 50 Gbit/s Ethernet
+    "8 x A100": Machine(1, 8, 80 * GIB, 312e12, 300e9, 50e9),  # NVLink 3; 400 Gbit/s
+    "8 x H100": Machine(1, 8, 80 * GIB, 989e12, 450e9, 400e9),  # NVLink 4; 3,200 Gbit/s
+    "v5e-8": Machine(1, 8, 16 * GIB, 197e12, 100e9, 12.5e9, kind="TPU"),
+}
 
 
 @dataclass(frozen=True)
 class Recommendation:
-    """`strategy`: one of STRATEGIES or "nothing fits"; `devices_needed`: None if no number will do."""
+    """What to do: `use` is a class, or "nothing"; the rest says how, what it costs, and why.
 
-    strategy: str
-    devices_needed: int | None
-    reasons: tuple
+    devices: how many of them; None where nothing fits. changes: what to change in the training first. step: its
+    StepTime. throughput: examples/s. efficiency: throughput / (devices x that of one, if one could). cost: of a million
+    examples, by the machine's price; None without one. left_out: what the plan does not count.
+    """
+
+    use: str
+    parallelism: str
+    devices: int | None
+    changes: tuple = ()
+    memory: object = None
+    step: StepTime | None = None
+    throughput: float = 0.0
+    efficiency: float = 0.0
+    cost: float | None = None
+    reasons: tuple = ()
+    left_out: tuple = ()
 
     def __str__(self):
-        needed = self.devices_needed
-        how_many = f"{needed:,} devices at least" if needed else "whatever the number of devices"
-        answer = "One device is enough" if needed == 1 else f"{_capital(self.strategy)}: {how_many}"
-        lines = [textwrap.fill(each, 72, initial_indent="- ", subsequent_indent="  ") for each in self.reasons]
-        return "\n".join([f"{answer}.", *lines])
-
-
-def recommend(layers, device_memory_bytes, devices, global_batch_size, optimizer="adam", bytes_per_value=4):
-    """Which strategy lets this model train on at most `devices` devices of `device_memory_bytes` each.
-
-    Returns a Recommendation: the first that fits of STRATEGIES, in their order, on the fewest devices, by the
-    arithmetic of `memory` with its default cut; else "nothing fits", with the fewest devices on which one of
-    them would. Combined strategies are left out.
-    Same errors as `memory`, but `devices` need neither divide the batch nor be at most the number of layers.
-    """
-    devices, batch, bytes_per_value, edges = plan(
-        layers, "one device", devices, global_batch_size, bytes_per_value, None
-    )
-    room = int(finite_number("device_memory_bytes", device_memory_bytes, 1))
-    slots = OPTIMIZER_SLOTS[one_of("optimizer", optimizer, OPTIMIZER_SLOTS)]
-
-    def fullest(strategy, count):  # Memory of the device that needs most: the first; with ZeRO the last
-        runs = balanced(layers, count) if strategy == "layers split" else edges
-        which = [count - 1] if strategy in ZERO else range(len(runs) - 1)
-        held = [on_device(each, layers, strategy, count, batch, slots, bytes_per_value, runs) for each in which]
-        return max(held, key=lambda one: one.total)
-
-    alone = fullest("one device", 1)
-    if alone.total <= room:
-        reasons = [f"It needs {alone}; the device has {mib(room)}."]
-        if devices > 1:
-            sent = max(all_reduce_bytes(sum(x.parameters for x in layers), devices, "ring", bytes_per_value))
-            reasons.append(
-                "More devices only pay when compute outweighs communication: data parallel on "
-                f"{devices:,} leaves each 1/{devices:,} of the compute but {mib(sent)} to send."
-            )
-        return Recommendation("one device", 1, tuple(reasons))
-    reasons = [f"One device would need {alone}: {mib(alone.total - room)} more than its {mib(room)}."]
-    spare = (room - alone.total + alone.activations) * batch
-    if spare >= alone.activations > 0:
-        part = spare // alone.activations
-        reasons.append(
-            f"With at most {part:,} examples at a time, one device would do: take the batch in {-(-batch // part):,} "
-            "parts, one after the other, and accumulate their gradients."
-        )
-    finest = max(2, *(max(layer.parameters, layer.outputs) for layer in layers))  # one value a share
-    divisors = {d for n in range(1, math.isqrt(batch) + 1) if batch % n == 0 for d in (n, batch // n)}
-    found = []
-    for strategy, counts in (
-        *((strategy, sorted(divisors - {1})) for strategy in ("data parallel", *ZERO)),
-        ("layers split", range(2, len(layers) + 1)),
-        ("tensor split", range(2, finest + 1)),
-    ):
-        if strategy == "tensor split":  # too many to try; more devices never need more: search by halves
-            at = bisect.bisect_left(counts, True, key=lambda n: fullest("tensor split", n).total <= room)
+        if self.devices is None:
+            answer = "Nothing fits."
+        elif self.devices == 1:
+            answer = f"One device is enough: {self.use}."
         else:
-            at = next((i for i, n in enumerate(counts) if fullest(strategy, n).total <= room), len(counts))
-        if at == len(counts):
-            most = counts[-1] if counts else 1
-            limit = {"layers split": "the layers", "tensor split": "the largest layer"}.get(strategy, "the batch")
-            reasons.append(
-                f"{_capital(strategy)} fits on no number of devices: on {most:,}, the most that {limit} can be "
-                f"divided among, the fullest would need {fullest(strategy, most)}."
-            )
-            continue
-        found.append(counts[at])
-        reasons.append(
-            f"{_capital(strategy)} needs {counts[at]:,} devices (available: {devices:,}): the "
-            f"fullest holds {fullest(strategy, counts[at])} and has {mib(room)}."
+            answer = f"{self.use}, {self.parallelism} on {self.devices:,} devices."
+        lines = list(self.reasons) + [f"First {change}." for change in self.changes]
+        if self.step:
+            lines.append(f"The fullest device holds {self.memory}.")
+            sending = f" and sends for {_time(self.step.communication)}" if self.step.communication else ""
+            rate = f"{self.throughput:,.0f}" if self.throughput >= 100 else f"{self.throughput:.3g}"
+            speed = f"computes for {_time(self.step.compute)}{sending}: {rate} examples/s"
+            many = f", {self.efficiency:.0%} of {self.devices:,} times one device" if self.devices > 1 else ""
+            lines.append(f"A step {speed}{many}.")
+        if self.cost is not None:
+            lines.append(f"A million examples cost {self.cost:,.2f}, at your price.")
+        if self.left_out:
+            lines.append(f"Left out: {', '.join(self.left_out)}.")
+        return "\n".join(
+            [answer, *(textwrap.fill(line, 72, initial_indent="- ", subsequent_indent="  ") for line in lines)]
         )
-        if counts[at] <= devices:
-            sent = max(wire_bytes(layers, strategy, counts[at], batch, "ring", bytes_per_value))
-            reasons.append(f"In exchange, a device sends up to {mib(sent)} a step.")
-            return Recommendation(strategy, counts[at], tuple(reasons))
-    reasons.append(
-        "Get more devices or larger ones, or make the batch or the model smaller."
-        if found
-        else "More devices will not help: get larger ones, or make the batch or the model smaller."
-    )
-    return Recommendation("nothing fits", min(found, default=None), tuple(reasons))
 
 
-def _capital(text):
-    return text[0].upper() + text[1:]
+def recommend(layers: list[LayerCost], machine: Machine, global_batch_size: int, optimizer: str = "adam",
+              precision: str = "float32", headroom: float = HEADROOM,
+              utilization: float = UTILIZATION) -> Recommendation:  # fmt: skip
+    """What to train this model with on this machine: the least change that fits, and all devices where they help.
+
+    First it looks for what one device can do: the batch as it is, accumulated in parts, with Keras' mixed precision,
+    with activation checkpointing. If that fits, more devices are used where data parallelism makes a step at least 1.2
+    times as fast. If not, the states are divided (ZeRO-3), then the layers, each with the same changes.
+    headroom: the share of a device's memory to fill at most. utilization: the share of `machine.flops` that is reached.
+    Raises ValueError for nonsense.
+    """
+    if not isinstance(machine, Machine):
+        raise ValueError(f"machine={machine!r}: must be a Machine, such as planner.MACHINES['8 x A100']")
+    base = Plan(layers, "one device", 1, global_batch_size, optimizer, precision)
+    room = machine.memory * finite_number("headroom", headroom, 0, 1)
+    search = _Search(base, machine, room, machine.flops * finite_number("utilization", utilization, 0, 1))
+    alone = search.fitting("one device", 1)
+    counts = [n for n in range(machine.devices, 1, -1) if base.global_batch_size % n == 0]
+    if alone:
+        many = search.fastest("data parallel", counts)
+        if many and many.throughput > 1.2 * alone.throughput:
+            return many
+        reason = ("More devices would not make a step 1.2 times as fast.",) * (machine.devices > 1)
+        return replace(alone, reasons=reason)
+    least = min(_largest(replace(base, global_batch_size=1, layers=costs, precision=kind)).total
+                for _, costs, kind in search.ways)  # fmt: skip
+    reasons = [f"One device would need {mib(least)} for a single example, at best, and may fill {mib(room)}."]
+    for name in "ZeRO-3", "tensor parallel", "pipeline parallel":
+        best = search.fastest(name, counts if name == "ZeRO-3" else range(machine.devices, 1, -1))
+        if best:
+            return replace(best, reasons=tuple(reasons))
+        reasons.append(search.why_not(name))
+    return Recommendation("nothing", "nothing fits", None, reasons=tuple(reasons), left_out=_left_out(layers))
+
+
+class _Search:
+    """The ways to train one model on one machine. room: bytes that a device may fill; speed: FLOP/s that it reaches."""
+
+    def __init__(self, base, machine, room, speed):
+        self.base, self.machine, self.room, self.speed = base, machine, room, speed
+        self.ways = list(_ways(base))
+        alone = step_time(base.layers, "one device", 1, 1, flops_per_second=speed, bandwidth=1, latency=0)
+        self.one_example = alone.total
+
+    def fastest(self, parallelism, counts):
+        """The fastest plan of this kind, of those that fit on one of these numbers of devices; or None."""
+        options = [option for count in counts if (option := self.fitting(parallelism, count))]
+        return max(options, key=lambda option: option.throughput, default=None)
+
+    def fitting(self, parallelism, devices):
+        """The plan with the least change that fits on this many devices, as a Recommendation; or None."""
+        base, machine, kind = self.base, self.machine, KINDS[parallelism]
+        batch = base.global_batch_size
+        for changes, costs, precision in self.ways:
+            plan = {"layers": costs, "parallelism": parallelism, "devices": devices, "precision": precision}
+            try:
+                held = _largest(replace(base, **plan))
+            except ValueError:  # more devices than layers, or a graph that does not split
+                return None
+            parts = _parts(held, self.room, batch // (devices if kind.divides_batch else 1))
+            if parts is None:
+                continue
+            if parts > 1:
+                words = "the batch, one after the other (gradient_accumulation_steps)"
+                changes = (f"accumulate {parts:,} parts of {words}", *changes)
+            rates = {"bandwidth": machine.bandwidth(devices), "latency": machine.latency}
+            step = step_time(global_batch_size=batch, flops_per_second=self.speed, **plan, **rates)
+            cost = machine.price_per_hour and machine.price_per_hour / 3600 * step.total / batch * 1e6
+            return Recommendation(
+                use=_class_for(parallelism, devices, machine), parallelism=parallelism, devices=devices,
+                changes=changes, memory=replace(held, activations=-(-held.activations // parts)), step=step,
+                throughput=batch / step.total, efficiency=self.one_example * batch / step.total / devices, cost=cost,
+                left_out=_left_out(base.layers),
+            )  # fmt: skip
+        return None
+
+    def why_not(self, parallelism):
+        """Why this kind does not fit on the machine, and how many devices would do."""
+        batch, have = self.base.global_batch_size, self.machine.devices
+        try:
+            KINDS[parallelism].check(replace(self.base, parallelism=parallelism))
+        except ValueError as problem:
+            sentence = str(problem).removeprefix("layers: ")
+            return f"{sentence[0].upper()}{sentence[1:]}."
+        most = {"ZeRO-3": batch, "pipeline parallel": len(self.base.layers)}.get(parallelism, MOST_DEVICES)
+        counts = range(2, min(most, MOST_DEVICES) + 1)
+        counts = [count for count in counts if parallelism != "ZeRO-3" or batch % count == 0]
+        at = bisect.bisect_left(counts, True, key=lambda count: self.fitting(parallelism, count) is not None)
+        words = f"Does not fit on your {have:,} device{'s' * (have > 1)}; {parallelism} would"
+        if at < len(counts):
+            return f"{words} need {counts[at]:,}."
+        return f"{words} not fit on more either" + f": {batch:,} examples divide no further." * (
+            parallelism == "ZeRO-3"
+        )
+
+
+def _ways(plan):
+    """Plans for the same training, from the least change on: (words, layers, precision)."""
+    saving = checkpointed(plan.layers, max(1, math.isqrt(len(plan.layers))))
+    mixed = ("set Keras' policy mixed_bfloat16 (mixed_float16 on a T4)",)
+    again = ("recompute activations (keras.remat, a segment of layers each)",)
+    yield (), plan.layers, plan.precision
+    if plan.precision == "float32":
+        yield mixed, plan.layers, "mixed_bfloat16"
+    yield again, saving, plan.precision
+    if plan.precision == "float32":
+        yield mixed + again, saving, "mixed_bfloat16"
+
+
+def _largest(plan):
+    """The Memory of the device that needs most."""
+    kind = KINDS[plan.parallelism]
+    which = range(plan.devices) if plan.parallelism == "pipeline parallel" else {0, plan.devices - 1}
+    return max((kind.memory(plan, device) for device in which), key=lambda memory: memory.total)
+
+
+def _parts(held, room, examples):
+    """In how many equal parts a device must take its examples to fit; None if one at a time does not."""
+    spare = room - (held.total - held.activations)
+    at_least = math.ceil(held.activations / spare) if spare > 0 else math.inf
+    return next((parts for parts in _divisors(examples) if parts >= at_least), None)
+
+
+def _divisors(number):
+    small = [n for n in range(1, math.isqrt(number) + 1) if number % n == 0]
+    return sorted({*small, *(number // n for n in small)})
+
+
+def _class_for(parallelism, devices, machine):
+    """The class of TensorFlow or Keras that trains so."""
+    inside = devices <= machine.devices_per_host
+    several = "tf.distribute.MirroredStrategy" if inside else "tf.distribute.MultiWorkerMirroredStrategy, its own loop"
+    on_jax = "keras.distribution.ModelParallel on JAX, kernels cut along the"
+    return {
+        "one device": "no strategy (or tf.distribute.OneDeviceStrategy)",
+        "data parallel": ("tf.distribute.TPUStrategy" if machine.kind == "TPU" else several)
+        + ", or keras.distribution.DataParallel on JAX",
+        "ZeRO-3": f"{on_jax} batch axis",
+        "tensor parallel": f"{on_jax} model axis",
+        "pipeline parallel": "no class of Keras or TensorFlow",
+    }[parallelism]
+
+
+def _time(seconds):
+    return f"{seconds:.3g} s" if seconds >= 1 else f"{1000 * seconds:.3g} ms"
+
+
+def _left_out(layers):
+    """What the arithmetic does not count, in words."""
+    guessed = [layer.name for layer in layers if layer.guess]
+    more = f"{', '.join(guessed[:3])}{' …' * (len(guessed) > 3)}: their FLOPs are guessed"
+    return ("the input, work space, what the framework keeps for itself", *[more] * bool(guessed))

@@ -75,7 +75,7 @@ def decision(title: str) -> Figure:
         "With a share of\nthe batch only?": (1, 3.5, "white"), "With a share of\nthe states too?": (2, 3.5, "white"),
         "Does the largest\nlayer fit?": (3, 3.5, "white"), "one device\n(notebook 01)": (0, 0.1, "waiting"),
         "data parallel\n(02, 03, 04)": (1, 1.2, "inputs"), "sharded (ZeRO,\nFSDP)": (2, 1.2, "optimizer"),
-        "layers split\nas a pipeline": (3, 2.35, "weights"), "layers split\nwithin (tensor)": (3, 1.2, "weights"),
+        "pipeline\nparallel": (3, 2.35, "weights"), "tensor\nparallel": (3, 1.2, "weights"),
     }  # fmt: skip
     ways = (0, 1, "yes"), (0, 2, "no"), (1, 5, "no"), (1, 6, "yes"), (2, 6, "yes"), (2, 3, "no"), (3, 7, "yes")
     ways += (3, 4, "no"), (4, 8, "yes")
