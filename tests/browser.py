@@ -200,8 +200,8 @@ def test_every_figure_can_be_seen(reader):
 
 
 def test_the_figure_follows_the_sliders(reader):
-    used = [cell.id for cell in reader.stored if "\nSliders(" in cell.source]
-    assert len(used) == (reader.name == NOTEBOOKS[0])
+    used = [cell.id for cell in reader.stored if "planner.Sliders(" in cell.source]
+    assert len(used) == (reader.name == "05_large_models")
     for identity in used:
         cell = reader.cell(identity)
         words, image = cell.locator(".widget-html pre"), cell.locator(".jp-OutputArea-output img")
@@ -276,7 +276,7 @@ def test_the_site_is_travelled_and_searched(browser):
     answer = page.locator(".bd-article details").first
     answer.locator("summary").click()
     expect(answer.locator("p").last).to_be_visible()
-    solution = page.locator("details.hide", has_text="Show the solution").first
+    solution = page.locator("details.hide", has_text="Show the cell").last
     solution.locator("summary").click()
     expect(solution.locator("pre").first).to_be_visible()
     assert "colab.research.google.com" in page.locator("#colab-link").get_attribute("href")

@@ -10,7 +10,7 @@ from course_utils.arguments import finite_number, one_of, whole_number
 from course_utils.data import make_dataset
 from course_utils.environment import logical_devices
 from course_utils.model import build_model
-from course_utils.planner import pipeline_idle_share
+from course_utils.planner import bubble_fraction
 
 
 @pytest.mark.parametrize("value", [3, np.int64(3), np.uint8(3)])
@@ -46,4 +46,4 @@ def test_numpys_whole_numbers_are_welcome_everywhere():
     assert logical_devices(np.int64(4), kind="cpu") == [f"CPU:{i}" for i in range(4)]
     assert build_model(np.int64(1)).count_params() == 693_962
     assert len(make_dataset(np.zeros((4, 1)), np.zeros(4), np.int32(2))) == 2
-    assert pipeline_idle_share(np.int8(2), np.int8(1)) == 0.5
+    assert bubble_fraction(np.int8(2), np.int8(1)) == 0.5

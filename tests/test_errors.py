@@ -93,7 +93,7 @@ def unfilled(tmp_path, monkeypatch):
 
 RAISERS = {
     "RuntimeError: … cannot be installed": set_up,
-    "ModuleNotFoundError: No module named 'course_utils'": python("import course_utils", "-S"),
+    "ModuleNotFoundError: No module named 'course_utils'": python("import course_utils", "-I", "-S"),
     "ModuleNotFoundError: No module named 'tensorflow'": python("import tensorflow", "-S"),
     "RuntimeError: MNIST is not in Keras' cache and could not be downloaded: connect": without_network(OSError("no")),
     "RuntimeError: MNIST is not in Keras' cache and could not be downloaded: free": without_network(

@@ -138,10 +138,10 @@ def executed_in_order(notebook, name):
 
 
 def exercises_have_solutions(notebook, name):
-    """Three exercises or more; each runs unsolved, each has a folded solution that its check calls right."""
+    """Three exercises or more, in 00 two; each runs unsolved, each has a folded solution that its check calls right."""
     cells = {cell.id: cell for cell in code_cells(notebook)}
     exercises = [each for each in cells if re.fullmatch(r"exercise-\d+", each)]
-    if len(exercises) < 3:
+    if len(exercises) < 3 - (name[:2] == "00"):
         yield f"{len(exercises)} exercises"
     for each in exercises:
         solution = cells.get(each.replace("exercise", "solution"))

@@ -2,7 +2,7 @@
 
 import inspect
 
-from course_utils.exercises import exercise, whole
+from course_utils.exercises import exercise
 
 
 @exercise("Exercise 1")
@@ -39,65 +39,8 @@ def gradient_average(function):
 
 
 @exercise("Exercise 2")
-def ring_order(chunk_to_send):
-    """Exercise 2: `chunk_to_send(device, step, num_devices)` is the chunk that goes to the next device."""
-    for n in 4, 5:
-        held = [[{device} for _ in range(n)] for device in range(n)]  # whose contributions each chunk contains
-        for step in range(n - 1):
-            chosen = [chunk_to_send(device, step, n) for device in range(n)]
-            chosen, given = [whole(chunk) for chunk in chosen], chosen
-            if None in chosen:
-                return f"A chunk's number must be a whole number, not {given[chosen.index(None)]!r}."
-            if any(not 0 <= chunk < n for chunk in chosen):
-                device = next(d for d in range(n) if not 0 <= chosen[d] < n)
-                return (
-                    f"With {n} devices, in step {step} device {device} sends chunk {chosen[device]}, and there are "
-                    f"only chunks 0 to {n - 1}: go round with % num_devices."
-                )
-            if len(set(chosen)) < n:
-                return f"In step {step} two devices send the same chunk ({chosen}): each must send another one."
-            arriving = [set(held[device][chosen[device]]) for device in range(n)]
-            for device in range(n):
-                receiver, chunk = (device + 1) % n, chosen[device]
-                twice = held[receiver][chunk] & arriving[device]
-                if twice:
-                    return (
-                        f"In step {step} device {device} sends chunk {chunk} to device {receiver}, which would add "
-                        f"device {min(twice)}'s part a second time. After step 0, send what has just arrived."
-                    )
-                held[receiver][chunk] |= arriving[device]
-        complete = [sum(len(chunk) == n for chunk in row) for row in held]
-        if complete != [1] * n:
-            return (
-                f"After {n - 1} steps each device must hold one complete chunk; yours hold {complete}. What arrives "
-                "in one step must travel on in the next."
-            )
-    return ""
-
-
-@exercise("Exercise 3")
-def micro_batches(function):
-    """Exercise 3: `function(stages, idle)` is the least m for which (p - 1)/(m + p - 1) ≤ idle."""
-    from course_utils.planner import bubble_fraction
-
-    for stages, idle in (4, 0.1), (8, 0.25), (2, 0.5), (1, 0.1):
-        answer = function(stages, idle)
-        answer, given = whole(answer), answer
-        if answer is None:
-            return f"The number of micro-batches must be a whole number, not {given!r}: round up."
-        if answer < 1:
-            return f"For {stages} stage{'s' * (stages > 1)} it says {answer:g}: at least one micro-batch is needed."
-        if bubble_fraction(stages, answer) > idle:
-            share = bubble_fraction(stages, answer)
-            return f"With {stages} stages and {answer:g} micro-batches each still waits {share:.0%} of the time."
-        if answer > 1 and bubble_fraction(stages, answer - 1) <= idle:
-            return f"{answer:g} are enough for {stages} stages and {idle:.0%}, but so are fewer."
-    return ""
-
-
-@exercise("Exercise 4")
 def row_split(function):
-    """Exercise 4: `function(x, W)` is x·W, computed from the halves of W by rows."""
+    """Exercise 2: `function(x, W)` is x·W, computed from the halves of W by rows."""
     import numpy as np
     import tensorflow as tf
 

@@ -20,4 +20,5 @@ from course_utils.planner.parallelism import (
     memory,
     step_time,
 )
+from course_utils.planner.pipelines import PipelineRun, run_pipeline
 from course_utils.planner.sliders import Sliders

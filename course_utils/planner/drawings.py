@@ -1,4 +1,4 @@
-"""Drawings of the two kinds of parallelism: the ring, a layer cut in two, a decision."""
+"""Drawings of the two kinds of parallelism: the ring, the ring cut in half, a layer cut in two, a decision."""
 
 from course_utils.plots.style import COLOURS, INK, MUTED, Figure, arrow, box, canvas, device_row, label, styled
 
@@ -93,4 +93,44 @@ def decision(title: str) -> Figure:
     label(axes, 6.9, 2.16, "no")
     remark = "Very large models use both: split over the devices\nof each machine, copied over many machines."
     axes.text(1.83, 0.72, remark, size=10, color=MUTED, va="top")
+    return figure
+
+
+def ring_story(count: int) -> list[tuple]:
+    """The steps of a ring all-reduce on whole numbers, as `ring` draws them: `[(name, values, chosen), …]`.
+
+    First reduce-scatter, in which each device adds what arrives, then all-gather, in which it keeps it (Patarasuk &
+    Yuan, 2009): in step 0 device d sends chunk d (then d + 1), afterwards the chunk that has just arrived.
+    """
+    held, story = [[(c + 1) * 10**d for c in range(count)] for d in range(count)], []
+    for name, first in ("add", 0), ("keep", 1):
+        for step in range(count - 1):
+            chosen = [(d + first - step) % count for d in range(count)]
+            story.append((f"{name}, step {step}", [row[:] for row in held], chosen))
+            arriving = [held[d][chunk] for d, chunk in enumerate(chosen)]
+            for d, chunk in enumerate(chosen):
+                receiver = held[(d + 1) % count]
+                receiver[chunk] = arriving[d] + receiver[chunk] * (name == "add")
+    return [*story, ("sum everywhere", held, None)]
+
+
+@styled()
+def zero(title: str) -> Figure:
+    """The ring cut in half: gradients are scattered, each device updates its own part, new weights are gathered."""
+    figure, axes = canvas(title, 2.75)
+    columns = (0.1, 2.55, 5.0)
+    names = ("reduce-scatter: gradients", "update of one's own part", "all-gather: new weights")
+    for left, name in zip(columns, names, strict=True):
+        label(axes, left + 1.05, 2.55, name, weight="bold", size=9.5)
+    for d in range(4):
+        low = 1.9 - 0.56 * d
+        for k, (left, what) in enumerate(zip(columns, ("gradients", "optimizer", "weights"), strict=True)):
+            box(axes, left, low, 2.1, 0.46)
+            for c in range(4):
+                own = c == (d + 1) % 4
+                fill = COLOURS[what] if own or k == 2 else ((COLOURS[what], 0.25) if k == 0 else "white")
+                text = ("sum" if own else "") if k == 0 else ("own" if own and k == 1 else "W" * (k == 2))
+                box(axes, left + 0.05 + 0.5 * c, low + 0.07, 0.47, 0.32, fill, text, size=8)
+    for left in columns[:2]:
+        arrow(axes, (left + 2.14, 1.3), (left + 2.42, 1.3))
     return figure
