@@ -5,10 +5,7 @@ import numbers
 
 
 def whole_number(name: str, value, low: float = 0, high: float = math.inf, limit: str = "") -> int:
-    """`value` as Python's int if it is a whole number (NumPy's too, no bool) from `low` to `high`, or ValueError.
-
-    limit: what `high` is, such as "the number of examples", for the message.
-    """
+    """`value` as an int if it is a whole number (no bool) from `low` to `high` (which is `limit`), or ValueError."""
     return int(_number(name, value, low, high, numbers.Integral, "whole", limit))
 
 

@@ -21,8 +21,8 @@ def load_digits(name: str = "digits") -> tuple[tuple, tuple]:
         test on, with the same share of every digit in both (needs no network; the same everywhere), or
         "mnist", the 60,000 + 10,000 of MNIST, downloaded by Keras once and kept in its cache.
 
-    Images are float32 of shape (N, 28, 28, 1) in [0, 1], labels int64 of shape (N,) in 0..9.
-    Raises ValueError for another name, and RuntimeError, with the remedy, when MNIST is neither cached nor to be had.
+    Images are float32 (N, 28, 28, 1) in [0, 1], labels int64 (N,). ValueError for another name; RuntimeError, with the
+    remedy, when MNIST is neither cached nor can be downloaded.
     """
     return _mnist() if one_of("name", name, ("digits", "mnist")) == "mnist" else _small_digits()
 
@@ -42,7 +42,7 @@ def _small_digits():
 
 
 def mnist_cache() -> pathlib.Path:
-    """Where Keras keeps MNIST, once it has been downloaded: a path."""
+    """Where Keras keeps MNIST, once it has been downloaded."""
     return pathlib.Path(os.environ.get("KERAS_HOME", "~/.keras")).expanduser() / "datasets" / "mnist.npz"
 
 
@@ -55,11 +55,8 @@ def _mnist():
         train, test = keras.datasets.mnist.load_data()  # checks it
     except Exception as problem:  # a network has many ways to fail, and Keras raises a bare Exception
         reason = (str(problem) or type(problem).__name__).splitlines()[0]
-        way = "connect to the network"
-        if isinstance(problem, PermissionError):
-            way = "let KERAS_HOME name a folder in which you may write"
-        elif isinstance(problem, OSError) and problem.errno == errno.ENOSPC:
-            way = "free some space on the disk"
+        ways = {errno.ENOSPC: "free some space on the disk", errno.EACCES: "let KERAS_HOME name a folder of your own"}
+        way = ways.get(getattr(problem, "errno", None), "connect to the network")
         raise RuntimeError(
             f"MNIST is not in Keras' cache and could not be downloaded: {way} and run this again, or "
             f'set DATASET = "digits", which needs none of this ({reason[:200]})'
@@ -90,9 +87,8 @@ def make_dataset(images, labels, global_batch_size: int, *, cache: bool = True, 
     global_batch_size: examples per step over all replicas together; a strategy divides it among them.
     cache: keep the examples in memory after the first pass.
     shuffle, seed: take the examples in a random order that depends on the seed alone.
-    reshuffle: draw a new order each epoch (from the seed and TensorFlow's global one). Better for learning; off here,
-        because `fit` under a strategy draws one extra iterator, so that its epochs would see other orders than the
-        same training without a strategy.
+    reshuffle: draw a new order each epoch. Better for learning; off here, because `fit` under a strategy draws one
+        extra iterator, so that its epochs would see other orders than without one.
     drop_remainder: leave out a last, smaller batch, so that every step has the same shape on every replica.
     prefetch: prepare the next batches while the device computes.
 
@@ -117,8 +113,6 @@ def make_dataset(images, labels, global_batch_size: int, *, cache: bool = True, 
     dataset = dataset.batch(global_batch_size, drop_remainder=drop_remainder)
     if prefetch:
         dataset = dataset.prefetch(tf.data.AUTOTUNE)
-    # Autotuning has nothing to tune here, and its thread can hold up the end of an iterator for as long as that lived,
-    # a minute at most (seen in TensorFlow 2.20 and 2.21 on a busy machine).
     options = tf.data.Options()
-    options.autotune.enabled = False
+    options.autotune.enabled = False  # nothing to tune here, and its thread can hold up the end of an iterator
     return dataset.with_options(options)

@@ -13,31 +13,25 @@ import warnings
 
 from course_utils.arguments import one_of, whole_number
 
-GPU_SLICE_MIB = 1024
-"""Memory of one logical GPU where its card does not say how much it has. The course's model needs a tenth of it."""
+GPU_SLICE_MIB = 1024  # of one logical GPU, where its card does not say how much it has
 
 
 def quiet_logs() -> None:
     """Keep TensorFlow's start-up log and Keras' false alarms out of the notebook; `import course_utils` does it.
 
-    What TensorFlow 2.21 logs while it is loaded ignores `TF_CPP_MIN_LOG_LEVEL`: so the process's stderr is set aside
-    during the import, and shown after all if that fails. `TPU_SKIP_MDS_QUERY`, where there is no TPU, spares libtpu a
-    question to Google's metadata server, for whose answer it would wait minutes outside Google's cloud.
+    What TensorFlow 2.21 logs while it is loaded ignores `TF_CPP_MIN_LOG_LEVEL`: so stderr is set aside meanwhile, and
+    shown after all if the import fails. `TPU_SKIP_MDS_QUERY` spares libtpu minutes of waiting for Google's servers.
     """
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     if not tpu_in_machine():
-        os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")
-    # Keras 3.15 says this of every tf.data.Dataset that `fit` is given, shuffled or not.
+        os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")  # the next is a false alarm of Keras 3.15's, of every dataset
     warnings.filterwarnings("ignore", message="`shuffle=True` was passed, but will be ignored")
     if not any(isinstance(finder, _QuietImport) for finder in sys.meta_path):
         sys.meta_path.insert(0, _QuietImport())
 
 
 def share_gpus() -> None:
-    """Have TensorFlow and JAX take a GPU's memory as they need it, here and in the processes that this one starts.
-
-    By default the first process takes nearly all, and the next one finds none. What the user has set stays.
-    """
+    """Have TensorFlow and JAX take a GPU's memory as they need it, or the next process finds none left."""
     os.environ.setdefault("TF_FORCE_GPU_ALLOW_GROWTH", "true")
     os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
 
@@ -69,14 +63,10 @@ if not said.endswith(b"loaded"):
 
 @contextlib.contextmanager
 def _stderr_set_aside():
-    """Collect what C and C++ code writes to the process's stderr; let it be read after an exception, or a crash.
-
-    Another process keeps it, which outlives a crash: what it has then appears where Jupyter was started.
-    """
-    try:
+    """Another process keeps what is written to stderr, and shows it after an exception, or a crash of this one."""
+    terminal = 2
+    with contextlib.suppress(AttributeError, OSError, ValueError):  # no stderr, or one that is no file
         terminal = sys.stderr.fileno()
-    except (AttributeError, OSError, ValueError):  # no stderr, or one that is no file
-        terminal = 2
     pass_on = {"pass_fds": [terminal]} if os.name == "posix" else {}
     keeper = subprocess.Popen([sys.executable, "-ISc", _KEEPER, str(terminal)], stdin=subprocess.PIPE, **pass_on)
     stderr = os.dup(2)
@@ -111,8 +101,7 @@ def accelerator() -> str:
     return "TPU" if tpu_in_machine() else "CPU"
 
 
-LIBTPU_TOO_NEW = (0, 0, 32)
-"""From this version of libtpu on, importing tensorflow-tpu 2.20.0 aborts the process (seen up to 0.0.52)."""
+LIBTPU_TOO_NEW = (0, 0, 32)  # from here on importing tensorflow-tpu 2.20.0 aborts the process (seen up to 0.0.52)
 INSTALL_FOR_TPU = 'pip install "tensorflow-tpu==2.20.0" "libtpu<0.0.32", then restart'
 
 
@@ -138,10 +127,7 @@ def free_disk() -> float:
 
 
 def facts() -> dict[str, str]:
-    """What is here, `{short name: short text}` in the report's order; "remedy" only where something is wrong.
-
-    Works without TensorFlow, and does not initialise TensorFlow's devices: `logical_devices` may still be called.
-    """
+    """What is here, `{short name: short text}`; "remedy" where something is wrong. Initialises no device."""
     import platform
 
     (total, free), (tensorflow, devices) = memory(), _tensorflow_facts()
@@ -170,8 +156,7 @@ def _tensorflow_facts():
         return "broken", unknown | {"remedy": remedy}
     gpus = tf.config.list_physical_devices("GPU")
     names = [tf.config.experimental.get_device_details(gpu).get("device_name", gpu.name) for gpu in gpus]
-    tpus = tf.config.list_physical_devices("TPU")
-    devices = {"GPUs": ", ".join(names) or "none", "TPUs": str(len(tpus) or "none")}
+    devices = {"GPUs": ", ".join(names) or "none", "TPUs": str(len(tf.config.list_physical_devices("TPU")) or "none")}
     return tf.__version__, devices if gpus else devices | _unused_gpu()
 
 
@@ -189,13 +174,12 @@ def _unused_gpu():
 def _nvidia_smi(what):
     """What NVIDIA's tool says of the first GPU that this process may see, or "" (no such tool, no GPU, no answer)."""
     first = os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")[0]
-    choice = [f"--id={first}"] if first not in ("", "-1") else []
-    command = ["nvidia-smi", f"--query-gpu={what}", "--format=csv,noheader,nounits", *choice]
-    try:
+    command = ["nvidia-smi", f"--query-gpu={what}", "--format=csv,noheader,nounits"]
+    command += [f"--id={first}"] * (first not in ("", "-1"))
+    with contextlib.suppress(OSError, subprocess.SubprocessError):
         said = subprocess.run(command, capture_output=True, text=True, timeout=20, check=True).stdout
-    except (OSError, subprocess.SubprocessError):
-        return ""
-    return said.strip().split("\n")[0]
+        return said.strip().split("\n")[0]
+    return ""
 
 
 def report() -> str:
@@ -234,8 +218,8 @@ def logical_devices(count: int, kind: str = "auto") -> list[str]:
     if kind == "gpu" and not gpus:
         raise RuntimeError("kind='gpu' asks for a GPU and TensorFlow sees none: use kind='auto' to go on with CPUs")
     if len(gpus) >= count:
-        if tf.config.get_logical_device_configuration(gpus[0]):  # split by an earlier call: make it whole again
-            split(gpus[0], count, [])
+        if tf.config.get_logical_device_configuration(gpus[0]):
+            split(gpus[0], count, [])  # split by an earlier call: make it whole again
         line = f"{count} physical GPU{'s' * (count > 1)}"
     elif gpus:
         free = _nvidia_smi("memory.free")

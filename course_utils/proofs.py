@@ -6,14 +6,12 @@ from course_utils import environment
 from course_utils.arguments import finite_number
 from course_utils.errors import opening
 
-MADE = {}
-"""What `same` has found so far in this process, for a figure: {claim: (largest difference, tolerance above 0)}."""
 MEASURED_ON = "CPU"
 """The kind of device on which the course's tolerances were measured. On another one they may be ten times too small."""
 
 
 class Difference(float):
-    """A measured difference. A notebook does not echo it at the end of a cell: its digits are this machine's own."""
+    """A measured difference, which a notebook does not echo: its digits are this machine's own."""
 
     def _ipython_display_(self):
         pass
@@ -26,8 +24,8 @@ def same(a, b, tolerance: float, what: str) -> "Difference":
     tolerance: the largest absolute difference of two elements; 0 asks for the same types and the same bits.
     what: the claim, such as "weights on 4 replicas = weights on one device".
 
-    Raises AssertionError, with what was found, when they are not equal; NaN is equal to nothing. On a GPU or a TPU,
-    where no tolerance was measured, a difference up to ten times larger is told and does not stop the notebook.
+    Raises AssertionError when they are not equal; NaN is equal to nothing. On a GPU or a TPU, where no tolerance was
+    measured, a difference up to ten times larger is told and does not stop the notebook.
     """
     import numpy as np
 
@@ -46,8 +44,6 @@ def same(a, b, tolerance: float, what: str) -> "Difference":
         raise AssertionError(f"{what}: ✗ max |Δ| = {difference:.3g}, which is not ≤ {tolerance:g}")
     if tolerance == 0 and any(x.tobytes() != y.tobytes() for x, y in zip(a, b, strict=True)):
         raise AssertionError(f"{what}: ✗ equal numbers, but not equal bits (0.0 and -0.0)")
-    if tolerance:
-        MADE[what] = difference, tolerance
     print(f"{what}: {'bit-identical' if tolerance == 0 else f'max |Δ| ≤ {tolerance:g}'} ✓")
     return difference
 

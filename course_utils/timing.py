@@ -31,8 +31,7 @@ def compare(steps: dict, warmup: int = 2, repeats: int = 10) -> dict[str, Timing
 
     Each is called `warmup` times untimed (tracing, caches), then `repeats` times timed; the functions take turns, so
     that a slow moment of the machine falls on all of them. A call ends when the devices have finished, not when Python
-    has handed them the work: asking them takes some 0.1 ms for eight devices. Raises ValueError without steps, for a
-    negative warmup, and for fewer than 2 repeats (one number has no spread).
+    has handed them the work. ValueError without steps, for a negative warmup, and for fewer than 2 repeats.
     """
     if not steps:
         raise ValueError("steps={}: give at least one function to time")
@@ -61,8 +60,8 @@ def _waiting():
     if not tf:
         return lambda: None
     mine = tf.zeros(()).device.rpartition("device:")[0]
-    logical = [device.name for device in tf.config.list_logical_devices()]
-    names = [name for name in logical if name.startswith((mine, "/device:"))]
+    devices = tf.config.list_logical_devices()
+    names = [device.name for device in devices if device.name.startswith((mine, "/device:"))]
 
     def wait():
         for name in names:

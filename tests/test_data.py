@@ -147,7 +147,7 @@ def raising(problem):
         (TimeoutError("timed out"), "connect to the network and run this again"),
         (EOFError(), r"connect to the network and run this again.*\(EOFError\)"),
         (OSError(errno.ENOSPC, "No space left on device"), "free some space on the disk and run this again"),
-        (PermissionError(errno.EACCES, "Permission denied"), "let KERAS_HOME name a folder in which you may write"),
+        (PermissionError(errno.EACCES, "Permission denied"), "let KERAS_HOME name a folder of your own"),
     ],
 )
 def test_what_can_go_wrong_with_mnist(monkeypatch, problem, words):

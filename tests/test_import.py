@@ -74,7 +74,7 @@ import numpy as np
 from course_utils import environment, planner, plots, proofs
 from course_utils.data import load_digits
 from course_utils.model import build_model
-from course_utils.exercises import data_vs_model_parallelism as exercises
+from course_utils.exercises import large_models as exercises
 from course_utils.tpu import connect_tpu
 
 (x_train, y_train), (x_test, y_test) = load_digits()

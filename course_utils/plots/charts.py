@@ -97,13 +97,12 @@ def _scale(axes, found, logs, limits, most):
 
 @styled()
 def bars(values: dict, unit: str, title: str, *, stacked: bool = True, looks=None, across=None) -> Figure:
-    """A horizontal bar for each way of doing something, with its number; the first is what the others are held against.
+    """A horizontal bar for each way of doing something; the first is what the others are held against.
 
     values: `{label: number}`, `{label: (median, low, high)}`, or `{label: {part: number}}`: the parts of a bar, one
         behind the other, or not `stacked`, one below the other; a part named like a colour gets it.
     unit: of the numbers, the label of the axis. looks: `{part: a key of COLOURS}`, for other parts.
-    across: `{text: number}`, one upright line, named in the legend; the axis ends at three times its number, and what
-        is longer is cut off there, with its number.
+    across: `{text: number}`, one upright line; the axis ends at three times its number.
     """
     import numpy as np
 

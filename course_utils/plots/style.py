@@ -6,16 +6,9 @@ import textwrap
 from course_utils.arguments import one_of
 
 COLOURS = {
-    "inputs": "#56B4E9",
-    "activations": "#56B4E9",
-    "weights": "#E69F00",
-    "gradients": "#009E73",
-    "travels": "#D55E00",  # between devices
-    "optimizer": "#F0E442",
-    "waiting": "#D9D9D9",
-    "wrong": "#CC79A7",
-    "compute": "#0072B2",
-}
+    "inputs": "#56B4E9", "activations": "#56B4E9", "weights": "#E69F00", "gradients": "#009E73", "travels": "#D55E00",
+    "optimizer": "#F0E442", "waiting": "#D9D9D9", "wrong": "#CC79A7", "compute": "#0072B2",
+}  # fmt: skip
 """What a colour means, in every figure: the Okabe–Ito palette, which colour-blind readers can tell apart."""
 
 Figure = "matplotlib.figure.Figure"
@@ -54,17 +47,13 @@ def colour(what: str) -> str:
 
 
 def _known(chosen, labels):
-    """The looks that were asked for, or ValueError if one is for a label that is not there."""
     if unknown := set(chosen or {}) - set(labels):
         raise ValueError(f"looks: nothing is called {' or '.join(map(repr, sorted(unknown)))}")
     return dict(chosen or {})
 
 
 def curve_looks(labels: list, chosen: dict | None = None) -> dict[str, dict]:
-    """How each of these curves is drawn: `{label: keywords of plot}`; no free look is given twice.
-
-    chosen: `{label: a key of LOOKS or COLOURS}`, for those whose look means something.
-    """
+    """How each of these curves is drawn, each differently; chosen: `{label: a key of LOOKS or COLOURS}` for some."""
     chosen = _known(chosen, labels)
     looks = {label: LOOKS[what] if what in LOOKS else {"color": colour(what)} for label, what in chosen.items()}
     taken = [(look["color"], look.get("linestyle", "-")) for look in looks.values()]
@@ -140,10 +129,7 @@ def arrow(axes, start: tuple, end: tuple, fill: str = INK, width: float = 1.4, *
 
 
 def device_row(axes, names: list, left: float, bottom: float, width: float, height: float):
-    """Draw devices side by side, and yield each one's index, left edge and width.
-
-    Of more than four, the first, the second and the last, and dots for those between.
-    """
+    """Draw devices side by side, of more than four three and dots, and yield each one's index, left edge and width."""
     drawn = range(len(names)) if len(names) <= 4 else (0, 1, None, len(names) - 1)
     span = width / len(drawn)
     for i, index in enumerate(drawn):
