@@ -194,9 +194,7 @@ def test_ring_bytes_equal_a_ring_that_runs(elements, devices):
         ("ring", 8, 4, [48] * 4),  # 2 x 3/4 x 32 bytes
         ("ring", 10, 4, [60, 64, 60, 56]),  # chunks 3, 3, 2, 2: 2 x 40 less 4 x (3 + 2, 2 + 2, 2 + 3, 3 + 3)
         ("gather", 10, 4, [120, 40, 40, 40]),  # the root sends the sum three times
-        ("all-to-all", 10, 4, [120] * 4),
         ("gather", 10, 1, [0]),
-        ("all-to-all", 10, 1, [0]),
         ("ring", 10, 1, [0]),
     ],
 )
@@ -211,7 +209,7 @@ def test_all_reduce_bytes_by_hand(algorithm, elements, devices, expected):
     [
         ("one device", 3, {}, [0, 0, 0]),
         ("data parallel", 2, {}, [4 * ALL] * 2),  # 2 x 1/2 x S
-        ("data parallel", 4, {"algorithm": "all-to-all"}, [3 * 4 * ALL] * 4),
+        ("data parallel", 4, {"algorithm": "gather"}, [3 * 4 * ALL] + [4 * ALL] * 3),
         ("data parallel", 2, {"precision": "mixed, master copies"}, [2 * ALL] * 2),
         ("pipeline parallel", 2, {"cuts": [3]}, [64 * 5408 * 4] * 2),  # 1.32 MiB each way
         ("pipeline parallel", 3, {"cuts": [1, 3]}, [64 * 21632 * 4, 64 * (21632 + 5408) * 4, 64 * 5408 * 4]),
@@ -686,8 +684,6 @@ def call(function, **changes):
         "recommend": dict(layers=LAYERS, machine=planner.MACHINES["4 x T4"], global_batch_size=64),
         "all_reduce_bytes": dict(elements=4, devices=2),
         "bubble_fraction": dict(stages=2, micro_batches=2),
-        "amdahl": dict(serial_fraction=0.5, devices=2),
-        "gustafson": dict(serial_fraction=0.5, devices=2),
         "Machine": dict(
             hosts=1, devices_per_host=8, memory=1e9, flops=1e12, bandwidth_inside=1e9, bandwidth_between=1e9
         ),
@@ -700,7 +696,7 @@ EVERY = ("memory", "communication_volume", "step_time", "recommend")
 NOT_COUNTS = [0, -1, 2.0, True, math.nan, math.inf, "2", None]
 NOT_RATES = [0, -1.0, True, math.nan, math.inf, "fast", None]
 NONSENSE = [
-    *((f, "devices", v) for f in (*EVERY[:3], "all_reduce_bytes", "amdahl", "gustafson") for v in NOT_COUNTS),
+    *((f, "devices", v) for f in (*EVERY[:3], "all_reduce_bytes") for v in NOT_COUNTS),
     *((f, "global_batch_size", v) for f in EVERY for v in NOT_COUNTS),
     *((f, "precision", v) for f in EVERY for v in ("float64", None, 4)),
     *(("all_reduce_bytes", "bytes_per_value", v) for v in (0, -4, 4.0, True)),
@@ -716,7 +712,6 @@ NONSENSE = [
     *(("Machine", name, v) for name in ("memory", "flops", "bandwidth_between") for v in NOT_RATES),
     *(("Machine", name, v) for name in ("hosts", "devices_per_host") for v in NOT_COUNTS),
     *(("bubble_fraction", name, v) for name in ("stages", "micro_batches") for v in NOT_COUNTS),
-    *((f, "serial_fraction", v) for f in ("amdahl", "gustafson") for v in (-0.1, 1.1, math.nan, True, "0.5")),
     *(("LayerCost", name, v) for name in ("parameters", "outputs", "flops") for v in NOT_COUNTS if v != 0),
 ]
 

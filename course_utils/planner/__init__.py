@@ -3,20 +3,16 @@
 # ruff: noqa: F401
 from course_utils.planner import drawings
 from course_utils.planner.advice import MACHINES, Machine, Recommendation, recommend
+from course_utils.planner.formulas import ALGORITHMS, all_reduce_bytes, bubble_fraction
 from course_utils.planner.layers import LayerCost, checkpointed, held_bytes, layer_costs, measured_activations
 from course_utils.planner.parallelism import (
-    ALGORITHMS,
     OPTIMIZER_SLOTS,
     PARALLELISMS,
     PRECISIONS,
     ZERO,
     Memory,
     StepTime,
-    all_reduce_bytes,
-    amdahl,
-    bubble_fraction,
     communication_volume,
-    gustafson,
     memory,
     step_time,
 )

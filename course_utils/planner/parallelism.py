@@ -3,15 +3,14 @@
 Sizes are in bytes (in sentences MiB, 2**20 bytes), times in seconds, batches in examples. No TensorFlow here.
 """
 
-import bisect
 import itertools
 import math
 from dataclasses import dataclass
 
 from course_utils.arguments import finite_number, one_of, whole_number
+from course_utils.planner.formulas import ALGORITHMS, all_reduce_bytes, balanced, mib, share
 from course_utils.planner.layers import LayerCost, check_layers
 
-ALGORITHMS = ("gather", "all-to-all", "ring", "tree")
 OPTIMIZER_SLOTS = {"sgd": 0, "momentum": 1, "adam": 2}  # values of 4 bytes kept for each weight
 PRECISIONS = {  # bytes of a weight, of a gradient, of an activation, and of an optimizer's own copy of each weight
     "float32": (4, 4, 4, 0),
@@ -172,7 +171,7 @@ class DataParallel(OneDevice):
             )
 
     def memory(self, plan, device):
-        whole, part = plan.parameters, _share(plan.parameters, plan.devices, (device + 1) % plan.devices)
+        whole, part = plan.parameters, share(plan.parameters, plan.devices, (device + 1) % plan.devices)
         weights, gradients, states = (part if self.level >= level else whole for level in (3, 2, 1))
         return plan.held(weights, gradients, states, plan.kept * plan.global_batch_size // plan.devices)
 
@@ -204,7 +203,7 @@ class PipelineParallel(OneDevice):
     def edges(self, plan):
         """[0, first layer of device 1, …, number of layers]."""
         if plan.cuts is None:
-            return _balanced([layer.parameters for layer in plan.layers], plan.devices)
+            return balanced([layer.parameters for layer in plan.layers], plan.devices)
         return [0, *plan.cuts, len(plan.layers)]
 
     def memory(self, plan, device):
@@ -254,8 +253,8 @@ class TensorParallel(OneDevice):
         parameters = values = 0
         for layer, (before, after) in zip(plan.layers, self.split(plan), strict=True):
             divided = layer.kind in ("kernel", "attention") or before
-            parameters += _share(layer.parameters, plan.devices, device) if divided else layer.parameters
-            values += _share(layer.kept, plan.devices, device) if after else layer.kept
+            parameters += share(layer.parameters, plan.devices, device) if divided else layer.parameters
+            values += share(layer.kept, plan.devices, device) if after else layer.kept
         return plan.held(parameters, parameters, parameters, values * plan.global_batch_size)
 
     def traffic(self, plan):
@@ -303,32 +302,6 @@ def memory(layers: list[LayerCost], parallelism: str, devices: int, global_batch
     return [KINDS[parallelism].memory(plan, device) for device in range(plan.devices)]
 
 
-def all_reduce_bytes(elements: int, devices: int, algorithm: str = "ring", bytes_per_value: int = 4) -> list[int]:
-    """Bytes that each device sends to all-reduce `elements` values: a list of `devices` exact integers.
-
-    With S = elements x bytes_per_value and N = devices:
-
-    - gather: each device sends S to device 0, which sends the sum, S, to each of the N - 1 others.
-    - all-to-all: each device sends its S to each of the N - 1 others.
-    - ring: reduce-scatter then all-gather, N - 1 messages each: 2 (N - 1) / N x S (Patarasuk & Yuan, 2009).
-      Chunks are cut as numpy.array_split does. Device d sends to d + 1: chunk d first, then each chunk it has just
-      received; so all chunks but d + 1, then all but d + 2 (modulo N).
-    - tree: two trees, each for half of S, in which every device is a leaf of one and inside the other (Sanders, Speck &
-      Träff, 2009; NCCL): up and down again, 2 S from each device (less from the two roots, which is left out).
-
-    Raises ValueError unless elements is a whole number from 0 up, devices and bytes_per_value from 1 up.
-    """
-    elements, devices = whole_number("elements", elements), whole_number("devices", devices, 1)
-    size = elements * whole_number("bytes_per_value", bytes_per_value, 1)
-    if one_of("algorithm", algorithm, ALGORITHMS) == "ring" and devices > 1:
-        chunks = [_share(elements, devices, d) * bytes_per_value for d in range(devices)]
-        return [2 * size - chunks[(d + 1) % devices] - chunks[(d + 2) % devices] for d in range(devices)]
-    if algorithm == "tree":
-        return [2 * size * (devices > 1)] * devices
-    sent = [(devices - 1) * size] * devices
-    return sent if algorithm != "gather" else sent[:1] + [size] * (devices - 1)
-
-
 def communication_volume(layers: list[LayerCost], parallelism: str, devices: int, global_batch_size: int,
                          algorithm: str = "ring", precision: str = "float32", cuts=None) -> list[int]:  # fmt: skip
     """Bytes that each device sends in one training step: a list of `devices` exact integers, index = device.
@@ -349,7 +322,7 @@ def communication_volume(layers: list[LayerCost], parallelism: str, devices: int
         sent = [before + size for before, size in zip(sent, more, strict=True)]
     for device in range(plan.devices):
         last = device + 1 + (parallelism in ZERO)  # the next one's own part: all others pass through this device
-        own = _share(traffic.gathered, plan.devices, last % plan.devices)
+        own = share(traffic.gathered, plan.devices, last % plan.devices)
         sent[device] += (traffic.gathered - own) * traffic.bytes_per_value
     return sent
 
@@ -387,59 +360,7 @@ def step_time(layers: list[LayerCost], parallelism: str, devices: int, global_ba
     return StepTime(compute, rounds * latency, values * traffic.bytes_per_value / bandwidth)
 
 
-def bubble_fraction(stages: int, micro_batches: int) -> float:
-    """Share of its time, from 0 to 1, that each of p equal stages waits: (p - 1) / (m + p - 1) (Huang et al.,
-    GPipe, 2019). Raises ValueError unless both are whole numbers from 1 up."""
-    stages, micro_batches = whole_number("stages", stages, 1), whole_number("micro_batches", micro_batches, 1)
-    return (stages - 1) / (micro_batches + stages - 1)
-
-
-def amdahl(serial_fraction: float, devices: int) -> float:
-    """Speed-up of a fixed problem: 1 / (s + (1 - s) / N) (Amdahl, 1967). serial_fraction: the share s, from 0 to
-    1, of the time on ONE device that cannot be divided. Raises ValueError for another s or devices < 1."""
-    s = finite_number("serial_fraction", serial_fraction, 0, 1)
-    return 1 / (s + (1 - s) / whole_number("devices", devices, 1))
-
-
-def gustafson(serial_fraction: float, devices: int) -> float:
-    """Speed-up of a problem that grows with the devices: N - s (N - 1) (Gustafson, 1988). serial_fraction: the
-    share s, from 0 to 1, of the time on ALL N that is not divided. Raises ValueError as amdahl does."""
-    s = finite_number("serial_fraction", serial_fraction, 0, 1)
-    return whole_number("devices", devices, 1) - s * (devices - 1)
-
-
-def mib(size: float) -> str:
-    """A size in bytes as text: in MiB (2**20 bytes), in bytes where MiB would read 0.00, in GiB from 10 GiB on."""
-    if size < 2**20 / 100:
-        return f"{size:,} byte{'s' * (size != 1)}"
-    if size >= 10 * 2**30:
-        return f"{size / 2**30:,.1f} GiB"
-    return f"{size / 2**20:,.{2 if size < 1000 * 2**20 else 0}f} MiB"
-
-
-def _share(elements, parts, index):
-    """Length of part `index` when `elements` values are cut into `parts` as numpy.array_split does."""
-    return elements // parts + (index < elements % parts)
-
-
 def _sources(layers, index):
     """The indices of the layers whose outputs this layer takes."""
     inputs = layers[index].inputs
     return inputs if inputs is not None else (index - 1,) if index else ()
-
-
-def _balanced(sizes, devices):
-    """Edges of `devices` runs of sizes whose largest sum is least (searched by halves)."""
-
-    def fill(capacity):  # one device after the other, leaving at least one layer for each that follows
-        edges, held = [0], 0
-        for index, size in enumerate(sizes):
-            if index and (held + size > capacity or len(sizes) - index == devices - len(edges)):
-                edges.append(index)
-                held = 0
-            held += size
-        return [*edges, len(sizes)]
-
-    capacities = range(max(sizes), sum(sizes) + 1)
-    at = bisect.bisect_left(capacities, True, key=lambda capacity: len(fill(capacity)) <= devices + 1)
-    return fill(capacities[at])
