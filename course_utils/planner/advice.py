@@ -59,7 +59,7 @@ MACHINES = {  # peaks in 16 bits without sparsity, one direction of a link; the 
     "4 x T4": Machine(1, 4, 16 * GIB, 65e12, 16e9, 6.25e9),  # PCIe 3.0; 50 Gbit/s Ethernet
     "8 x A100": Machine(1, 8, 80 * GIB, 312e12, 300e9, 50e9),  # NVLink 3; 400 Gbit/s
     "8 x H100": Machine(1, 8, 80 * GIB, 989e12, 450e9, 400e9),  # NVLink 4; 3,200 Gbit/s
-    "v5e-8": Machine(1, 8, 16 * GIB, 197e12, 100e9, 12.5e9, kind="TPU"),
+    "v5e-8": Machine(1, 8, 16 * GIB, 197e12, 200e9, 25e9, kind="TPU"),  # ICI; 2 x 100 Gbit/s
 }
 
 
