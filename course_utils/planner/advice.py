@@ -199,9 +199,8 @@ class _Search:
         words = f"Does not fit on your {have:,} device{'s' * (have > 1)}; {parallelism} would"
         if at < len(counts):
             return f"{words} need {counts[at]:,}."
-        return f"{words} not fit on more either" + f": {batch:,} examples divide no further." * (
-            parallelism == "ZeRO-3"
-        )
+        why = f": {batch:,} examples divide no further" if parallelism == "ZeRO-3" else ""
+        return f"{words} not fit on more either{why}."
 
 
 def _ways(plan):
@@ -221,7 +220,7 @@ def _largest(plan):
     """The Memory of the device that needs most."""
     kind = KINDS[plan.parallelism]
     which = range(plan.devices) if plan.parallelism == "pipeline parallel" else {0, plan.devices - 1}
-    return max((kind.memory(plan, device) for device in which), key=lambda memory: memory.total)
+    return max(kind.memory(plan, which), key=lambda memory: memory.total)
 
 
 def _parts(held, room, examples):

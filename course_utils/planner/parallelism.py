@@ -138,10 +138,10 @@ class OneDevice:
     def check(self, plan):
         """Raise ValueError if the plan cannot be carried out in this way."""
 
-    def memory(self, plan, device):
-        """Memory of one device."""
-        every = 0 if device else plan.parameters
-        return plan.held(every, every, every, 0 if device else plan.kept * plan.global_batch_size)
+    def memory(self, plan, devices):
+        """The Memory of each of these devices, a list."""
+        every, values = plan.parameters, plan.kept * plan.global_batch_size
+        return [plan.held(0, 0, 0, 0) if device else plan.held(every, every, every, values) for device in devices]
 
     def traffic(self, plan):
         """Traffic of one step."""
@@ -170,10 +170,14 @@ class DataParallel(OneDevice):
                 f"{would_do} would do"
             )
 
-    def memory(self, plan, device):
-        whole, part = plan.parameters, share(plan.parameters, plan.devices, (device + 1) % plan.devices)
-        weights, gradients, states = (part if self.level >= level else whole for level in (3, 2, 1))
-        return plan.held(weights, gradients, states, plan.kept * plan.global_batch_size // plan.devices)
+    def memory(self, plan, devices):
+        whole, values = plan.parameters, plan.kept * plan.global_batch_size // plan.devices
+        held = []
+        for device in devices:
+            part = share(whole, plan.devices, (device + 1) % plan.devices)
+            weights, gradients, states = (part if self.level >= level else whole for level in (3, 2, 1))
+            held.append(plan.held(weights, gradients, states, values))
+        return held
 
     def traffic(self, plan):
         gradient = PRECISIONS[plan.precision][1]
@@ -206,12 +210,15 @@ class PipelineParallel(OneDevice):
             return balanced([layer.parameters for layer in plan.layers], plan.devices)
         return [0, *plan.cuts, len(plan.layers)]
 
-    def memory(self, plan, device):
-        first, last = self.edges(plan)[device : device + 2]
-        run = plan.layers[first:last]
-        every = sum(layer.parameters for layer in run)
-        values = sum(layer.kept for layer in run) + (plan.layers[first - 1].outputs if first else 0)
-        return plan.held(every, every, every, values * plan.global_batch_size)
+    def memory(self, plan, devices):
+        edges, held = self.edges(plan), []
+        for device in devices:
+            first, last = edges[device : device + 2]
+            run = plan.layers[first:last]
+            every = sum(layer.parameters for layer in run)
+            values = sum(layer.kept for layer in run) + (plan.layers[first - 1].outputs if first else 0)
+            held.append(plan.held(every, every, every, values * plan.global_batch_size))
+        return held
 
     def traffic(self, plan):
         edges = self.edges(plan)[1:-1]
@@ -249,13 +256,16 @@ class TensorParallel(OneDevice):
             states.append((here, here != (layer.kind == "kernel" and layer.parameters > 0)))
         return states
 
-    def memory(self, plan, device):
-        parameters = values = 0
-        for layer, (before, after) in zip(plan.layers, self.split(plan), strict=True):
-            divided = layer.kind in ("kernel", "attention") or before
-            parameters += share(layer.parameters, plan.devices, device) if divided else layer.parameters
-            values += share(layer.kept, plan.devices, device) if after else layer.kept
-        return plan.held(parameters, parameters, parameters, values * plan.global_batch_size)
+    def memory(self, plan, devices):
+        states, held = self.split(plan), []
+        for device in devices:
+            parameters = values = 0
+            for layer, (before, after) in zip(plan.layers, states, strict=True):
+                divided = layer.kind in ("kernel", "attention") or before
+                parameters += share(layer.parameters, plan.devices, device) if divided else layer.parameters
+                values += share(layer.kept, plan.devices, device) if after else layer.kept
+            held.append(plan.held(parameters, parameters, parameters, values * plan.global_batch_size))
+        return held
 
     def traffic(self, plan):
         sums, states = [], self.split(plan)
@@ -299,7 +309,7 @@ def memory(layers: list[LayerCost], parallelism: str, devices: int, global_batch
     that are no chain (pipeline parallel) or do not split (tensor parallel), and for more devices than layers.
     """
     plan = Plan(layers, parallelism, devices, global_batch_size, optimizer, precision, cuts)
-    return [KINDS[parallelism].memory(plan, device) for device in range(plan.devices)]
+    return KINDS[parallelism].memory(plan, range(plan.devices))
 
 
 def communication_volume(layers: list[LayerCost], parallelism: str, devices: int, global_batch_size: int,
