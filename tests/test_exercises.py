@@ -301,15 +301,6 @@ WRONG = {
         (lambda epoch, epochs, done: epoch.skip(done % 4).concatenate(epoch.repeat(epochs - done // 4 - 1)),
             "2 epochs of batches [0, 1, 2, 3, 4], stopped after 5 steps"),
     ],
-    "interval": [
-        (lambda step, exchange, most: exchange / step / most, "you return 5.33"),
-        (lambda step, exchange, most: 0, "you return 0, and K must be a whole number from 1 up."),
-        (lambda step, exchange, most: 1, "exchanges of 8 ms, at most 10%: with K = 1 the exchange takes 34.8%"),
-        (lambda step, exchange, most: math.ceil(exchange / (most * step)), "K = 6 would do, but so would 5."),
-        (lambda step, exchange, most: 1 if step > exchange / most else int(exchange * (1 - most) / (most * step)),
-            "with K = 4 the exchange takes 11.8%"),
-        (lambda step, exchange, most: int(exchange * (1 - most) / (most * step) + 1), "K = 2 would do, but so would 1"),
-    ],
     "addresses": [
         (lambda nodes, tasks, port: [f"{node}:{port}" for node in nodes], "should be ['n9:12000', 'n9:12001', 'n10"),
         (lambda nodes, tasks, port: [f"{node}:{port}" for node in sorted(nodes)], "and you return ['n10:12000'"),
@@ -381,9 +372,6 @@ RIGHT = {
     "still_to_come": [
         lambda epoch, epochs, done: epoch.repeat(epochs).skip(done),
     ],
-    "interval": [
-        lambda step, exchange, most: max(1, math.ceil(exchange * (1 - most) / (most * step) - 1e-9)),
-    ],
     "addresses": [
         lambda nodes, tasks, port: [f"{n}:{port + k}" for n, t in zip(nodes, tasks, strict=True) for k in range(t)]
     ],
@@ -437,7 +425,7 @@ def of_another_type(answer, kind):
 @pytest.mark.parametrize("kind", ["NumPy", "TensorFlow"])
 @pytest.mark.parametrize(
     "exercise",
-    ["ring_order", "micro_batches", "shares", "examples_seen", "replica_loss", "interval", "fitting_batch"],
+    ["ring_order", "micro_batches", "shares", "examples_seen", "replica_loss", "fitting_batch"],
 )
 def test_right_answer_of_another_type(verdict, exercise, kind):
     def answer(*given):

@@ -98,7 +98,6 @@ def step(names, examples, *more, **kwargs):
 
 INSIDE = {"HBM": ("weights", "weights"), "vector unit": ("8 × 128 lanes", "activations"),
           "matrix unit": ("128 × 128 multiply-adds", "compute")}  # fmt: skip
-AGES = {"the fast": [2, 2, 3], "the straggler": [11, 12, 12]}
 GRID = [[10 * i + j for j in range(64)] for i in range(16)], range(1, 17), range(8, 520, 8)
 CUT = {"one device": {"weights": 50, "activations": 950}, "ZeRO": {"weights": 20, "activations": 30}}
 ERRORS = {"a/kernel": {"right": 1e-5, "naive": 31.0}, "a/bias": {"right": 2e-5, "naive": 17.0}}
@@ -207,10 +206,6 @@ CASES = {
     ),
     "bars cut off": (
         bars(CUT, "GiB", across={"what a device has": 80}), ["what a device has", "1,000 …", "50", "weights"],
-    ),
-    "histogram": (
-        lambda title: cluster.drawings.histogram(AGES, "age", "%", title),
-        ["the fast", "the straggler", "age", "%"],
     ),
     "timeline": (
         lambda title: plots.timeline(ROWS, title, WORDS), [*ROWS, *WORDS.values(), "milliseconds"],
@@ -361,14 +356,10 @@ def test_no_curve_is_dropped_and_no_two_look_alike(number):
 @pytest.mark.parametrize("number", [1, 6])
 def test_no_kind_of_bar_is_dropped_and_no_two_look_alike(number):
     kinds = [f"kind {i}" for i in range(number)]
-    for figure in (
-        plots.bars({"a": {kind: 1 + i for i, kind in enumerate(kinds)}}, "x", "title"),
-        cluster.drawings.histogram({kind: [1, 2] for kind in kinds}, "x", "y", "title"),
-    ):
-        (axes,) = figure.axes
-        bars = [each for each in axes.containers if each.get_label() in kinds]
-        assert [each.get_label() for each in bars] == kinds
-        assert len({each[0].get_hatch() for each in bars}) == number
+    (axes,) = plots.bars({"a": {kind: 1 + i for i, kind in enumerate(kinds)}}, "x", "title").axes
+    bars = [each for each in axes.containers if each.get_label() in kinds]
+    assert [each.get_label() for each in bars] == kinds
+    assert len({each[0].get_hatch() for each in bars}) == number
 
 
 def test_spread_and_reference():
@@ -444,12 +435,10 @@ OTHER = {"b": "wrong"}
 REFUSED = {
     r"^curves=.*: give at least one": lambda: plots.lines([{"a": [1]}, {}], "T", "x", "y"),
     r"^values=.*: give at least one": lambda: plots.bars({}, "x", "T"),
-    r"^groups=.*: give at least one": lambda: cluster.drawings.histogram({"a": np.array([])}, "x", "y", "T"),
     r"^rows=.*: give at least one": lambda: plots.timeline({}, "T", {}),
     "^looks: nothing is called 'b'": lambda: plots.lines({"a": [1]}, "T", "x", "y", looks=OTHER),
     "looks: nothing is called 'b'": lambda: plots.bars({"row": {"a": 1}}, "x", "T", looks=OTHER),
     "13 curves: at most 12 can be told apart": lambda: plots.lines(MANY, "T", "x", "y"),
-    "7 kinds of bars: at most 6": lambda: cluster.drawings.histogram(dict(list(MANY.items())[:7]), "x", "y", "T"),
     "across=.*: at most 4 lines": lambda: plots.lines(ONE, "T", "x", "y", across={str(i): i for i in range(5)}),
     "across=.*: bars take one line at most": lambda: plots.bars({"a": 1}, "u", "T", across={"one": 1, "two": 2}),
     r"y=\['y'\]: must be no list, since curves is one panel": lambda: plots.lines(ONE, "T", "x", ["y"]),
@@ -457,7 +446,6 @@ REFUSED = {
     "ylim=.*: must be a list of 2": lambda: plots.lines([ONE, ONE], "T", "x", "y", ylim=[(0, 1)] * 3),
     r"ylim=0.7: must be a pair \(low, high\)": lambda: plots.lines(ONE, "T", "x", "y", ylim=0.7),
     r"ylim=.*: must be a pair \(low, high\)": lambda: plots.lines(ONE, "T", "x", "y", ylim=(0, 1, 2)),
-    r"groups\['a'\]=0.5: must be a whole number": lambda: cluster.drawings.histogram({"a": [0.5]}, "x", "y", "T"),
     r"^examples=\[32, 32\]: must be one number, or one for": lambda: plots.training_step(devices(3), [32, 32], "T"),
     "numbers: no box is called 'gradient'": lambda: plots.training_step(devices(2), 8, "T", numbers={"gradient": []}),
     "^story: 5 devices": lambda: planner.drawings.ring([("start", [[1] * 5] * 5, None)], "T"),

@@ -30,7 +30,7 @@ COUNTS = (1, 2, 4, 8)
 BATCHES = (64, 128, 256, 512, 1024)
 CELLS = (
     *("set-up", "report", "processes", "settings", "train-step", "train"),
-    *("network", "steps", "exchanges", "average", "costs", "measure"),
+    *("network", "steps", "costs"),
 )
 
 
@@ -144,12 +144,11 @@ def network():
     names = {
         "nothing": "nothing: the limit",
         "step by step": "section 2's loop",
-        "talk": "four steps a call",
+        "all_reduce": "four steps a call",
         "in_half_precision": "four a call, float16",
-        "weights, every fourth step": "weights, every 4th step",
     }
     table("TensorFlow", tensorflow, names)
-    for way in "talk", "in_half_precision", "weights, every fourth step":
+    for way in "all_reduce", "in_half_precision":
         ratio = tensorflow[128]["step by step"].median / tensorflow[128][way].median
         print(f"{names[way]:26}× {ratio:.2f} of section 2's loop, at 128 examples a worker")
     try:
@@ -159,7 +158,7 @@ def network():
         return
     pytorch = run_on_workers(with_pytorch, BATCHES, timeout=300)[0]
     table(f"PyTorch {torch.__version__}", pytorch, {"nothing": "nothing: the limit", "gradients": "DDP over gloo"})
-    ratios = [f"{pytorch[batch]['gradients'].median / tensorflow[batch]['talk'].median:.2f}" for batch in BATCHES]
+    ratios = [f"{pytorch[batch]['gradients'].median / tensorflow[batch]['all_reduce'].median:.2f}" for batch in BATCHES]
     print(f"{'TensorFlow / PyTorch':26}" + "".join(f"{ratio:>13}" for ratio in ratios))
 
 

@@ -1,10 +1,5 @@
-"""Drawings of several processes: what each has of its own, which examples it sees, how old its gradients are."""
+"""Drawings of several processes: what each has of its own, and which examples it sees."""
 
-import math
-
-from course_utils.arguments import whole_number
-from course_utils.plots import style
-from course_utils.plots.charts import needs
 from course_utils.plots.style import COLOURS, MUTED, Figure, arrow, box, canvas, colour, label, styled
 
 
@@ -61,28 +56,4 @@ def shards(policies: dict, total: int, title: str) -> Figure:
                     box(axes, x, y, square, square - 0.02, fill, str(example), size=8.3)
                     x += square + 0.03
                 x += 0.12
-    return figure
-
-
-@styled()
-def histogram(groups: dict, x: str, y: str, title: str, what: str = "compute") -> Figure:
-    """How often each whole number occurs, in % of its group.
-
-    groups: `{name: whole numbers}`; what: of COLOURS.
-    """
-    groups = {
-        name: [whole_number(f"groups[{name!r}]", value, -math.inf) for value in values]
-        for name, values in groups.items()
-    }
-    needs("groups", list(groups.values()))
-    figure, axes = style.new_axes(title, 3.2)
-    width = 0.8 / len(groups)
-    for k, (name, look) in enumerate(style.bar_looks(groups, None, what).items()):
-        values = sorted(set(groups[name]))
-        shares = [100 * groups[name].count(value) / len(groups[name]) for value in values]
-        axes.bar([value + width * (k - (len(groups) - 1) / 2) for value in values], shares, width, label=name, **look)
-    axes.xaxis.get_major_locator().set_params(integer=True)
-    axes.grid(axis="x", visible=False)
-    axes.set(xlabel=x, ylabel=y)
-    style.legend(figure, dict(zip(groups, axes.containers, strict=True)))
     return figure

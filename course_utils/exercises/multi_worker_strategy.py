@@ -4,7 +4,7 @@ import inspect
 import json
 
 from course_utils.errors import message
-from course_utils.exercises import Untouched, exercise, whole
+from course_utils.exercises import Untouched, exercise
 
 
 @exercise("Exercise 1")
@@ -90,26 +90,8 @@ def still_to_come(function):
 
 
 @exercise("Exercise 5")
-def interval(function):
-    """Exercise 5: `function(step, exchange, most)` is the smallest K, so that one exchange in K steps takes at most
-    the share `most` of all time; `step` and `exchange` in milliseconds, `most` between 0 and 1."""
-    for step, exchange, most in (15, 8, 0.1), (125, 8, 0.05), (20, 5, 0.2), (8, 8, 0.5), (100, 5, 0.1), (2, 30, 0.01):
-        answer = function(step, exchange, most)
-        case = f"Steps of {step} ms, exchanges of {exchange} ms, at most {most:.0%}"
-        answer, given = whole(answer), answer
-        if answer is None or answer < 1:
-            return f"{case}: you return {given!r}, and K must be a whole number from 1 up."
-        shares = [exchange / (k * step + exchange) if k else 1 for k in (answer - 1, answer)]
-        if shares[1] > most + 1e-9:
-            return f"{case}: with K = {answer} the exchange takes {shares[1]:.1%} of the time."
-        if shares[0] <= most + 1e-9:
-            return f"{case}: K = {answer} would do, but so would {answer - 1}."
-    return ""
-
-
-@exercise("Exercise 6")
 def addresses(function):
-    """Exercise 6: `function(nodes, tasks, port)` lists all tasks' addresses, node by node; `tasks` of each node."""
+    """Exercise 5: `function(nodes, tasks, port)` lists all tasks' addresses, node by node; `tasks` of each node."""
     for nodes, tasks, port in (["a", "b"], [1, 1], 2222), (["n9", "n10"], [2, 2], 12000), (["n1", "n2"], [3, 1], 8470):
         answer = function(list(nodes), list(tasks), port)
         right = [f"{node}:{port + k}" for node, count in zip(nodes, tasks, strict=True) for k in range(count)]

@@ -1,4 +1,4 @@
-"""Charts: curves, bars, histograms and timelines, with the few options that the course's figures need."""
+"""Charts: curves, bars and timelines, with the few options that the course's figures need."""
 
 import itertools
 
