@@ -17,52 +17,80 @@ class Difference(float):
         pass
 
 
-def same(a, b, tolerance: float, what: str) -> "Difference":
-    """Print that `a` and `b` are equal to a tolerance, and return the largest difference found, a `Difference`.
+def same(a, b, tolerance: float, what: str, relative: float = 0) -> "Difference":
+    """Print that `a` and `b` are equal to a tolerance, with the difference measured, which it returns: a `Difference`.
 
-    a, b: arrays (or numbers), or equally long lists of arrays of equal shapes, such as two `model.get_weights()`.
+    a, b: arrays (or numbers); or equally many of them with equal shapes, in lists, such as two `model.get_weights()`
+        or `model.trainable_variables`, or in dicts. The line says which of them differs most, where it has a name.
     tolerance: the largest absolute difference of two elements; 0 asks for the same types and the same bits.
     what: the claim, such as "weights on 4 replicas = weights on one device".
+    relative: an element may differ by this share of itself besides, as in `numpy.allclose`.
 
     Raises AssertionError when they are not equal; NaN is equal to nothing. On a GPU or a TPU, where no tolerance was
     measured, a difference up to ten times larger is told and does not stop the notebook.
     """
     import numpy as np
 
-    tolerance = finite_number("tolerance", tolerance)
-    a, b = ([np.asarray(x) for x in (y if isinstance(y, (list, tuple)) else [y])] for y in (a, b))
+    tolerance, relative = finite_number("tolerance", tolerance), finite_number("relative", relative)
+    (names, a), (_, b) = _named(a), _named(b, like=a)
     shapes, types = ([[str(getattr(x, kind)) for x in y] for y in (a, b)] for kind in ("shape", "dtype"))
     if not a or shapes[0] != shapes[1]:
         raise AssertionError(f"{what}: ✗ shapes {' '.join(shapes[0])} and {' '.join(shapes[1])}")
-    if tolerance == 0 and types[0] != types[1]:
+    exact = tolerance == relative == 0
+    if exact and types[0] != types[1]:
         raise AssertionError(f"{what}: ✗ types {' '.join(types[0])} and {' '.join(types[1])}")
-    difference = Difference(np.max([_difference(x, y) for x, y in zip(a, b, strict=True)]))
+    differences = [_difference(x, y, relative) for x, y in zip(a, b, strict=True)]
+    difference = Difference(np.max(differences))
+    worst = int(np.argmax(differences))  # a NaN first
+    measured = f"{difference:.3g}" + (f" in {names[worst]}" if names[worst] and difference != 0 else "")
+    bound = f"{tolerance:g}" + (f" + {relative:g} · |value|" if relative else "")
     if tolerance < difference <= 10 * tolerance and (kind := environment.accelerator()) != MEASURED_ON:
-        print(f"{what}: max |Δ| = {difference:.2g}, above {tolerance:g}: not yet measured here, on a {kind}")
+        print(f"{what}: max |Δ| = {measured}, above {bound}: not yet measured here, on a {kind}")
         return difference
     if not difference <= tolerance:  # also when it is NaN
-        raise AssertionError(f"{what}: ✗ max |Δ| = {difference:.3g}, which is not ≤ {tolerance:g}")
-    if tolerance == 0 and any(x.tobytes() != y.tobytes() for x, y in zip(a, b, strict=True)):
+        where = f" in array {worst} of {len(a)}" if len(a) > 1 and not names[worst] else ""
+        raise AssertionError(f"{what}: ✗ max |Δ| = {measured}{where}, which is not ≤ {bound}")
+    if exact and any(x.tobytes() != y.tobytes() for x, y in zip(a, b, strict=True)):
         raise AssertionError(f"{what}: ✗ equal numbers, but not equal bits (0.0 and -0.0)")
-    print(f"{what}: {'bit-identical' if tolerance == 0 else f'max |Δ| ≤ {tolerance:g}'} ✓")
+    print(f"{what}: " + ("bit-identical ✓" if exact else f"max |Δ| ≤ {bound} ✓ (measured {measured})"))
     return difference
 
 
-def _difference(x, y):
-    """max |x - y|: exact for whole numbers of any size, 0 for equal infinities, NaN where a NaN is."""
+def _named(values, like=None):
+    """Names and arrays of what `same` takes; a dict in the order of `like`, if that has the same keys."""
+    import numpy as np
+
+    if isinstance(values, dict):
+        names = [*like] if isinstance(like, dict) and {*like} == {*values} else [*values]
+        return names, [np.asarray(values[name]) for name in names]
+    values = values if isinstance(values, (list, tuple)) else [values]
+    return [str(getattr(value, "path", "")) for value in values], [np.asarray(value) for value in values]
+
+
+def _difference(x, y, relative):
+    """max |x - y| beyond `relative`: exact for whole numbers, 0 for equal infinities, NaN where a NaN is."""
     import numpy as np
 
     exact = x.dtype.kind in "iub" and y.dtype.kind in "iub"
     x, y = (array.astype(object if exact else float) for array in (x, y))
     with np.errstate(invalid="ignore"):  # inf - inf
-        return np.max(np.abs(np.where(x == y, 0, x - y)), initial=0)
+        apart = np.abs(np.where(x == y, 0, x - y))
+        if relative:
+            apart = np.maximum(0, apart - relative * np.abs(np.where(x == y, 0, y)))
+        return np.max(apart, initial=0)
 
 
-def holds(condition, what: str) -> None:
-    """Print the claim `what` when the condition is true, or raise AssertionError."""
+def holds(condition, what: str, measured=None) -> None:
+    """Print the claim `what` when the condition is true, with what was measured, or raise AssertionError.
+
+    measured: a number (three digits of it are printed), or a text such as "4.2 % and 11 %".
+    """
+    if measured is not None and not isinstance(measured, str):
+        measured = f"{float(measured):,.3g}" if abs(measured) < 1000 else f"{float(measured):,.0f}"
+    told = "" if measured is None else f" (measured {measured})"
     if not condition:
-        raise AssertionError(f"{what}: ✗ this does not hold here")
-    print(f"{what} ✓")
+        raise AssertionError(f"{what}: ✗ this does not hold here{told}")
+    print(f"{what} ✓{told}")
 
 
 @contextlib.contextmanager

@@ -66,6 +66,9 @@ def prepare(app, name, source):
         for cell in notebook["cells"]:
             if cell["metadata"].get("jupyter", {}).get("source_hidden") or cell["id"] == "set-up":
                 cell["metadata"].setdefault("tags", []).append("hide-input")
+            for output in cell.get("outputs", []):
+                if alternative := output.get("metadata", {}).get("image/png", {}).get("alt"):
+                    cell["metadata"]["mystnb"] = {"image": {"alt": alternative}}
         source[0] = re.sub(r'<img src=\\"[^>]*alt=\\"(Open in Colab)\\">', r"\1", json.dumps(notebook))
 
 

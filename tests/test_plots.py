@@ -163,7 +163,8 @@ CASES = {
         planner.drawings.split_layer, ["by columns", "by rows", "all-gather: side by side", "all-reduce: added up"],
     ),
     "First what fits, then what is slow": (
-        planner.drawings.decision, ["Does it fit on\none device?", "data parallel\n(02, 03, 04)", "yes", "no"],
+        planner.drawings.decision,
+        ["Does it fit on one?\n(accumulate, check-\npoint, bfloat16)", "data parallel\n(02, 03, 04)", "yes", "no"],
     ),
     "curves": (
         lines({"training": [1.9, 0.8, 0.4], "test": [1.2, 0.6, 0.5]}, "epoch", "loss (nats)"),
@@ -194,6 +195,10 @@ CASES = {
         lines({"(p − 1)/(m + p − 1)": WAITED, "measured": {1: 0.76, 16: 0.17}}, "micro-batches m",
               "share of time a stage waits", log="x", ylim=(0, 1), looks={"measured": "points"}),
         ["measured", "(p − 1)/(m + p − 1)", "micro-batches m", "16"],
+    ),
+    "parameter server": (
+        cluster.drawings.parameter_server,
+        ["chief", "parameter server", "worker 0", "worker 1", "weights", "gradients"],
     ),
     "bars": (bars(SPEEDS, "examples/s"), [*SPEEDS, "examples/s", "4,000", "12,345"]),
     "stacked bars": (

@@ -1,5 +1,6 @@
 """Proofs, which stop the notebook when they fail."""
 
+import pathlib
 import re
 
 import numpy as np
@@ -8,6 +9,7 @@ import tensorflow as tf
 from IPython.core.formatters import DisplayFormatter
 
 from course_utils import proofs
+from course_utils.model import build_model
 
 ONES, TWOS, NAN, INF = np.ones(3), np.full(3, 2.0), np.array([1, np.nan, 1]), np.array([1, np.inf, -np.inf])
 BIG = np.array([2**53])
@@ -35,7 +37,30 @@ BIG = np.array([2**53])
 def test_same(capsys, a, b, tolerance, line, difference):
     measured = proofs.same(a, b, tolerance, "a = b")
     assert measured == pytest.approx(difference) and isinstance(measured, float)
-    assert capsys.readouterr().out == line + "\n"
+    told = "" if tolerance == 0 else f" (measured {difference:.3g})"
+    assert capsys.readouterr().out == line + told + "\n"
+
+
+def test_same_names_the_array_that_differs_most(capsys):
+    model = build_model()
+    variables, other = model.trainable_variables, [variable.numpy() for variable in model.trainable_variables]
+    other[3][5] += 1e-6
+    proofs.same(variables, other, 1e-5, "a = b")
+    assert capsys.readouterr().out == "a = b: max |Δ| ≤ 1e-05 ✓ (measured 1e-06 in digits_cnn/hidden/bias)\n"
+    proofs.same({"x": 1, "y": 2}, {"y": 2.25, "x": 1}, 0.5, "a = b")  # by name, whatever their order
+    assert capsys.readouterr().out == "a = b: max |Δ| ≤ 0.5 ✓ (measured 0.25 in y)\n"
+    with pytest.raises(AssertionError, match=r"✗ max \|Δ\| = 0.25 in y, which is not ≤ 0"):
+        proofs.same({"x": 1, "y": 2.0}, {"x": 1, "y": 2.25}, 0, "a = b")
+    with pytest.raises(AssertionError, match=r"✗ max \|Δ\| = 1 in array 1 of 2, which"):
+        proofs.same([1, 2], [1, 3], 0, "a = b")
+
+
+def test_same_to_a_relative_tolerance(capsys):
+    proofs.same(np.array([1e4, INF[1]]), np.array([1e4 + 0.01, INF[1]]), 1e-6, "a = b", relative=1e-5)
+    assert capsys.readouterr().out == "a = b: max |Δ| ≤ 1e-06 + 1e-05 · |value| ✓ (measured 0)\n"
+    for wrong in 1e4 + 1, np.nan, np.inf:
+        with pytest.raises(AssertionError, match="which is not ≤ 1e-06"):
+            proofs.same(1e4, wrong, 1e-6, "a = b", relative=1e-5)
 
 
 @pytest.mark.parametrize(
@@ -44,7 +69,7 @@ def test_same(capsys, a, b, tolerance, line, difference):
         (ONES, ONES + 1e-12, 0, "max |Δ| = 1e-12, which is not ≤ 0"),
         (ONES, TWOS, 0.5, "max |Δ| = 1, which is not ≤ 0.5"),
         (TWOS, ONES, 0.5, "max |Δ| = 1, which is not ≤ 0.5"),
-        ([ONES, ONES], [ONES, TWOS], 0, "max |Δ| = 1, which is not ≤ 0"),
+        ([ONES, ONES], [ONES, TWOS], 0, "max |Δ| = 1 in array 1 of 2, which is not ≤ 0"),
         (np.array([0], "uint8"), np.array([255], "uint8"), 1, "max |Δ| = 255, which is not ≤ 1"),
         (ONES, NAN, 1, "max |Δ| = nan"),
         (NAN, NAN, 1, "max |Δ| = nan"),
@@ -81,9 +106,21 @@ def test_wrong_tolerance(tolerance):
 def test_holds(capsys):
     proofs.holds(np.float32(2) > 1, "two is more than one")
     assert capsys.readouterr().out == "two is more than one ✓\n"
-    with pytest.raises(AssertionError, match=r"^one is more than two: ✗"):
-        proofs.holds(np.float32(1) > 2, "one is more than two")
+    with pytest.raises(AssertionError, match=r"^one is more than two: ✗ .* \(measured 1\)"):
+        proofs.holds(np.float32(1) > 2, "one is more than two", np.float32(1))
     assert capsys.readouterr().out == ""
+
+
+@pytest.mark.parametrize(
+    "measured, text", [(0.12345, "0.123"), (np.float32(1234.5), "1,234"), (7, "7"), ("4 %", "4 %")]
+)
+def test_holds_tells_what_was_measured_and_nbval_leaves_it_out(capsys, measured, text):
+    proofs.holds(True, "it is so", measured)
+    line = capsys.readouterr().out
+    assert line == f"it is so ✓ (measured {text})\n"
+    config = (pathlib.Path(__file__).parent / "nbval_sanitize.cfg").read_text(encoding="utf-8")
+    regex, replace = re.findall(r"^regex: (.*)\nreplace: (.*)$", config, re.M)[-1]
+    assert re.sub(regex, replace, line) == "it is so ✓\n"
 
 
 @pytest.mark.parametrize(
@@ -140,7 +177,7 @@ def test_a_tolerance_that_was_not_measured_here_stops_nobody(capsys, monkeypatch
     assert proofs.same(1.0, 1.0 + 5e-5, 1e-5, "a = b") == pytest.approx(5e-5)
     assert capsys.readouterr().out == f"a = b: max |Δ| = 5e-05, above 1e-05: not yet measured here, on a {kind}\n"
     proofs.same(1.0, 1.0 + 5e-6, 1e-5, "a = b")
-    assert capsys.readouterr().out == "a = b: max |Δ| ≤ 1e-05 ✓\n"
+    assert capsys.readouterr().out == "a = b: max |Δ| ≤ 1e-05 ✓ (measured 5e-06)\n"
     for wrong, tolerance in ((1.001, 1e-5), (np.nan, 1e-5), (1.1, 0)):
         with pytest.raises(AssertionError, match="✗ max"):
             proofs.same(1.0, wrong, tolerance, "a = b")

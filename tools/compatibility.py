@@ -4,7 +4,7 @@ usage: python tools/compatibility.py             run all here, store what is see
        python tools/compatibility.py --check     run all here, change nothing; exit with 1 where something else is seen
        python tools/compatibility.py WORDS ...   run those whose names hold all the words, and print what is seen
 
-«Here» is the environment whose Python runs this: what is seen is stored under its versions of TensorFlow and Keras.
+"Here" is the environment whose Python runs this: what is seen is stored under its versions of TensorFlow and Keras.
 ✓ means: 8 steps end with the weights of 8 plain steps without a strategy, at the same global batch.
 """
 
@@ -28,7 +28,8 @@ MARKS = "<!-- written by tools/compatibility.py -->", "<!-- end -->"
 STRATEGIES = {
     "none": "no strategy",
     "OneDevice": "`OneDeviceStrategy`",
-    "Mirrored": "`MirroredStrategy`, 2 logical devices",
+    "Mirrored": "`MirroredStrategy`, 2 logical devices, its own all-reduce",
+    "Gathering": "the same with `ReductionToOneDevice`",
     "MultiWorker": "`MultiWorkerMirroredStrategy`, 2 processes",
     "ParameterServer": "`ParameterServerStrategy`, 1 worker",
 }
@@ -160,13 +161,14 @@ def one(name, way, option, batch_size):
         work = (with_parameter_server, way, option)
         weights = cluster.run_on_workers(*work, workers=3, coordinated=True, timeout=LONGEST - 20)[0]
     else:
-        devices = environment.logical_devices(2 if name == "Mirrored" else 1, kind="cpu")
+        devices = environment.logical_devices(2 if name in ("Mirrored", "Gathering") else 1, kind="cpu")
         import tensorflow as tf
 
         strategies = {
             "none": tf.distribute.get_strategy,
             "OneDevice": lambda: tf.distribute.OneDeviceStrategy(devices[0]),
             "Mirrored": lambda: tf.distribute.MirroredStrategy(devices),
+            "Gathering": lambda: tf.distribute.MirroredStrategy(devices, tf.distribute.ReductionToOneDevice()),
         }
         weights = trained(strategies[name](), way, option, batch_size)
     return np.concatenate([np.ravel(each) for each in weights]).astype(float).tolist()

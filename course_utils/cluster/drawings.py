@@ -57,3 +57,28 @@ def shards(policies: dict, total: int, title: str) -> Figure:
                     x += square + 0.03
                 x += 0.12
     return figure
+
+
+@styled()
+def parameter_server(title: str) -> Figure:
+    """A parameter server between two workers, which fetch weights and bring gradients; a chief hands out the work."""
+    figure, axes = canvas(title, 2.7)
+    own = [("a batch", "inputs"), ("gradients", "gradients")]
+    processes = {
+        "worker 0": (0.1, 0.1, own), "worker 1": (5.4, 0.1, own),
+        "chief": (2.75, 1.65, [("a queue of work", "waiting")]),
+        "parameter server": (2.75, 0.1, [("weights", "weights"), ("optimizer", "optimizer")]),
+    }  # fmt: skip
+    for name, (left, low, contents) in processes.items():
+        box(axes, left, low, 1.7, 0.45 + 0.42 * len(contents), dashed=True)
+        label(axes, left + 0.85, low + 0.25 + 0.42 * len(contents), name, weight="bold")
+        for k, (text, what) in enumerate(contents):
+            box(axes, left + 0.12, low + 0.09 + 0.42 * (len(contents) - 1 - k), 1.46, 0.34, colour(what), text)
+    for start, end in ((2.75, 1.8), (4.45, 5.4)):
+        arrow(axes, (start, 0.75), (end, 0.75), COLOURS["travels"], 2)
+        arrow(axes, (end, 0.4), (start, 0.4), COLOURS["travels"], 2)
+        for y, text in ((0.9, "weights"), (0.22, "gradients")):
+            label(axes, (start + end) / 2, y, text, size=9, color=COLOURS["travels"], weight="bold")
+    arrow(axes, (2.75, 2.1), (1.0, 1.4))
+    arrow(axes, (4.45, 2.1), (6.2, 1.4))
+    return figure

@@ -71,7 +71,8 @@ def decision(title: str) -> Figure:
     figure, axes = canvas(title, 4.3)
     wide, columns = 1.5, (0.03, 1.83, 3.63, 5.43)
     boxes = {
-        "Does it fit on\none device?": (0, 3.5, "white"), "Is one device, well\nfed, too slow?": (0, 2.35, "white"),
+        "Does it fit on one?\n(accumulate, check-\npoint, bfloat16)": (0, 3.5, "white"),
+        "Is one device, well\nfed, too slow?": (0, 2.35, "white"),
         "With a share of\nthe batch only?": (1, 3.5, "white"), "With a share of\nthe states too?": (2, 3.5, "white"),
         "Does the largest\nlayer fit?": (3, 3.5, "white"), "one device\n(notebook 01)": (0, 0.1, "waiting"),
         "data parallel\n(02, 03, 04)": (1, 1.2, "inputs"), "sharded (ZeRO,\nFSDP)": (2, 1.2, "optimizer"),
@@ -80,7 +81,7 @@ def decision(title: str) -> Figure:
     ways = (0, 1, "yes"), (0, 2, "no"), (1, 5, "no"), (1, 6, "yes"), (2, 6, "yes"), (2, 3, "no"), (3, 7, "yes")
     ways += (3, 4, "no"), (4, 8, "yes")
     drawn = [
-        box(axes, columns[column], y, wide, 0.62, COLOURS.get(what, what), text, size=9.5)
+        box(axes, columns[column], y, wide, 0.62, COLOURS.get(what, what), text, size=9)
         for text, (column, y, what) in boxes.items()
     ]
     middles = [(columns[column] + wide / 2, y + 0.31) for column, y, _ in boxes.values()]

@@ -87,8 +87,29 @@ def new_axes(title: str, height: float, **kwargs) -> tuple:
     import matplotlib.pyplot as plt
 
     figure, axes = plt.subplots(figsize=(7.2, height), **kwargs)
+    _tell_titles(type(figure))
     figure.suptitle(textwrap.fill(title, 72), x=0.01, ha="left", weight="bold", size=12.5)
     return figure, axes
+
+
+def _tell_titles(kind):
+    """Let Jupyter keep a figure's title as its alternative text, for readers who do not see it."""
+    from IPython import get_ipython
+
+    pictures = (shell := get_ipython()) and shell.display_formatter.formatters["image/png"]
+    try:
+        draw = pictures.lookup_by_type(kind)
+    except (AttributeError, KeyError):  # not in a notebook, or pictures in another format
+        return
+    if getattr(draw, "__name__", "") != "with_title":
+
+        def with_title(figure):
+            alternative = figure.get_suptitle().replace("\n", " ")
+            drawn = draw(figure)
+            data, metadata = drawn if isinstance(drawn, tuple) else (drawn, {})
+            return data, metadata | {"alt": alternative}
+
+        pictures.for_type(kind, with_title)
 
 
 def legend(figure: Figure, handles: dict) -> None:
