@@ -3,25 +3,20 @@
     python train.py --epochs 10 --run-folder run        on this machine
     sbatch train.sbatch                                 on Slurm; Kubernetes: kubernetes/job.yaml; ssh: two_machines.sh
 
-`build` and `examples` are yours: change them. TensorFlow and Keras are all that is needed (the sample data are
-scikit-learn's). Every worker runs this file, and all of them reach --run-folder. There the chief keeps a checkpoint of
-the last epochs, best.keras, log.csv and events for TensorBoard; started again, the training goes on from there.
+`build` and `examples` are yours: change them. All workers run this file and reach --run-folder: checkpoints, log.csv,
+best.keras, events for TensorBoard. Started again with the same folder, it goes on after the last complete epoch.
 """
 
 import argparse
 import csv
-import functools
 import hashlib
 import importlib.util
-import itertools
 import json
-import math
 import os
 import pathlib
 import re
 import shutil
 import subprocess
-import sys
 import tempfile
 
 
@@ -31,44 +26,30 @@ def build():
 
     @keras.saving.register_keras_serializable("train")
     class Residual(keras.layers.Layer):
-        def __init__(self, filters, **options):
-            super().__init__(**options)
-            self.filters = filters
-            penalty = keras.regularizers.L2(1e-3)
-            self.convolution = keras.layers.Conv2D(
-                filters, 3, padding="same", activation="relu", kernel_regularizer=penalty
-            )
-
         def build(self, shape):
+            self.convolution = keras.layers.Conv2D(shape[-1], 3, padding="same", kernel_regularizer="l2")
             self.convolution.build(shape)
 
         def call(self, inputs):
-            return inputs + self.convolution(inputs)
-
-        def get_config(self):
-            return super().get_config() | {"filters": self.filters}
+            return inputs + keras.ops.relu(self.convolution(inputs))
 
     keras.utils.set_random_seed(0)  # the same start on all workers
-    layers = [keras.layers.Conv2D(16, 3, padding="same"), Residual(16), Residual(16), keras.layers.Flatten()]
-    outputs = keras.layers.Dense(10, dtype="float32")  # in float32, whatever --precision says
-    model = keras.Sequential([keras.Input((8, 8, 1)), *layers, outputs])
+    layers = [keras.layers.Conv2D(16, 3, padding="same"), Residual(), Residual(), keras.layers.Flatten()]
+    model = keras.Sequential([keras.Input((8, 8, 1)), *layers, keras.layers.Dense(10, dtype="float32")])
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
     model.compile(keras.optimizers.Adam(0.002), loss, metrics=["accuracy"])
     return model
 
 
 def examples(path):
-    """Yours: two tf.data.Dataset of (inputs, targets) or (inputs, targets, weights), of one example each, to train on
-    and to validate with: in the same order on every worker. path: what --data says, or None."""
+    """Yours: two `tf.data.Dataset` of single (inputs, targets[, weights]), to train on and to validate with."""
     import numpy as np
+    import sklearn.datasets
     import tensorflow as tf
 
     if path:
-        file = np.load(path)
-        parts = [(file[f"x_{name}"], file[f"y_{name}"]) for name in ("train", "test")]
+        parts = [(np.load(path)[f"x_{part}"], np.load(path)[f"y_{part}"]) for part in ("train", "test")]
     else:
-        import sklearn.datasets
-
         digits = sklearn.datasets.load_digits()
         images = (digits.images[..., None] / 16).astype("float32")
         parts = [(images[:1536], digits.target[:1536]), (images[1536:], digits.target[1536:])]
@@ -89,32 +70,29 @@ def arguments():
     return parser.parse_args()
 
 
-def tasks_on_each_node():
-    counts = re.findall(r"(\d+)(?:\(x(\d+)\))?", os.environ.get("SLURM_STEP_TASKS_PER_NODE", ""))  # "2(x3),1"
-    return [int(count) for count, times in counts for _ in range(int(times or 1))]
+def place_from_slurm():
+    """Write TF_CONFIG, and return how many tasks this node runs."""
+    counts = re.findall(r"(\d+)(?:\(x(\d+)\))?", os.environ.get("SLURM_STEP_TASKS_PER_NODE", "1"))  # "2(x3),1"
+    counts = [int(count) for count, times in counts for _ in range(int(times or 1))]
+    if "TF_CONFIG" not in os.environ and sum(counts) > 1:
+        nodes = subprocess.check_output(["scontrol", "show", "hostnames", os.environ["SLURM_STEP_NODELIST"]], text=True)
+        port = 12000 + int(os.environ["SLURM_JOB_ID"]) * max(counts) % 20000  # other jobs on a node take others
+        workers = [
+            f"{node}:{port + k}" for node, count in zip(nodes.split(), counts, strict=True) for k in range(count)
+        ]
+        place = {"cluster": {"worker": workers}, "task": {"type": "worker", "index": int(os.environ["SLURM_PROCID"])}}
+        os.environ["TF_CONFIG"] = json.dumps(place)
+    return counts[int(os.environ.get("SLURM_NODEID", 0))]
 
 
-def tell_tensorflow_its_place():
-    """From Slurm's variables, TF_CONFIG: the same list for all, and this task's number."""
-    counts = tasks_on_each_node()
-    if "TF_CONFIG" in os.environ or sum(counts) < 2:
-        return
-    nodes = ["scontrol", "show", "hostnames", os.environ["SLURM_STEP_NODELIST"]]
-    nodes = subprocess.run(nodes, check=True, capture_output=True, text=True).stdout.split()
-    port = 12000 + int(os.environ["SLURM_JOB_ID"]) * max(counts) % 20000  # other jobs on a node take others
-    places = [f"{node}:{port + k}" for node, count in zip(nodes, counts, strict=True) for k in range(count)]
-    task = {"type": "worker", "index": int(os.environ["SLURM_PROCID"])}
-    os.environ["TF_CONFIG"] = json.dumps({"cluster": {"worker": places}, "task": task})
-
-
-def strategy_for_what_is_here(allow_cpu):
+def strategy_for_what_is_here(tasks, allow_cpu):
     import tensorflow as tf
 
     gpus = tf.config.list_physical_devices("GPU")
     if not gpus and not allow_cpu and (shutil.which("nvidia-smi") or os.path.exists("/proc/driver/nvidia")):
-        sys.exit("train.py: TensorFlow does not use this machine's GPU. Install tensorflow[and-cuda], ask Slurm for it "
-                 "(--gres=gpu:1), or say --allow-cpu.")  # fmt: skip
-    tasks = [*tasks_on_each_node(), 1][int(os.environ.get("SLURM_NODEID", 0))]
+        raise SystemExit(
+            "train.py: there is a GPU, and TensorFlow does not use it: install tensorflow[and-cuda] (--allow-cpu)"
+        )
     if "SLURM_GPUS_PER_TASK" not in os.environ and len(gpus) >= tasks > 1:  # each task of a node takes its share
         gpus = gpus[int(os.environ["SLURM_LOCALID"]) :: tasks]
         tf.config.set_visible_devices(gpus, "GPU")
@@ -126,11 +104,9 @@ def strategy_for_what_is_here(allow_cpu):
 
 
 def make_steps(strategy, model, clip_norm):
-    """What trains on a batch, and what validates with one. Both return its loss, and both add to the metrics."""
+    """What trains on a batch, and what validates with one: both return its loss, and both add to the metrics."""
     import keras
     import tensorflow as tf
-
-    optimizer = model.optimizer
 
     def share_of_loss(batch, training):  # Keras divides means and penalties by the number of replicas
         x, y, weights = keras.utils.unpack_x_y_sample_weight(batch)
@@ -139,76 +115,66 @@ def make_steps(strategy, model, clip_norm):
         return model.compute_loss(x, y, outputs, weights, training=training)
 
     def train(batch):
+        optimizer, context = model.optimizer, tf.distribute.get_replica_context()
         with tf.GradientTape() as tape:
             loss = share_of_loss(batch, training=True)
-            scaled = optimizer.scale_loss(loss)  # for float16: its gradients would vanish; else as it is
+            scaled = optimizer.scale_loss(loss)  # so that float16's gradients do not vanish; else as it is
         gradients = tape.gradient(scaled, model.trainable_variables)
-        if clip_norm:  # the norm of the whole batch's gradient, so after the all-reduce
-            context, scale = tf.distribute.get_replica_context(), optimizer.scale_loss(tf.ones([]))
-            gradients, _ = tf.clip_by_global_norm(context.all_reduce("SUM", gradients), clip_norm * scale)
-            gradients = [part / context.num_replicas_in_sync for part in gradients]  # they are added up once more
+        if clip_norm:  # the norm is the whole batch's, so all-reduce first; what is applied is added up once more
+            summed, norm = context.all_reduce("SUM", gradients), clip_norm * optimizer.scale_loss(tf.ones([]))
+            gradients = [part / context.num_replicas_in_sync for part in tf.clip_by_global_norm(summed, norm)[0]]
         optimizer.apply_gradients(zip(gradients, model.trainable_variables, strict=True))
         return loss
 
-    def distributed(function):
+    def on_all(function):
         return tf.function(lambda batch: strategy.reduce("SUM", strategy.run(function, (batch,)), axis=None))
 
-    return distributed(train), distributed(lambda batch: share_of_loss(batch, training=False))
+    return on_all(train), on_all(lambda batch: share_of_loss(batch, training=False))
 
 
 def averaged(model, step, batches):
-    """The mean loss and the metrics over these batches."""
-    for metric in model.metrics:
-        metric.reset_state()
+    model.reset_metrics()
     losses = [step(batch) for batch in batches]
-    metrics = {name: float(value) for name, value in model.get_metrics_result().items()}
-    return metrics | {"loss": float(sum(losses)) / len(losses)}
+    metrics = model.get_metrics_result().items()
+    return {name: float(value) for name, value in metrics} | {"loss": float(sum(losses)) / len(losses)}
 
 
 def main(args):
-    tell_tensorflow_its_place()
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "1")
     import keras
     import tensorflow as tf
 
-    strategy = strategy_for_what_is_here(args.allow_cpu)
+    strategy = strategy_for_what_is_here(place_from_slurm(), args.allow_cpu)
     keras.config.set_dtype_policy(args.precision)
     index = json.loads(os.environ.get("TF_CONFIG", '{"task": {"index": 0}}'))["task"]["index"]
     batch = args.batch_size_per_replica * strategy.num_replicas_in_sync
     data, unseen = examples(args.data)
-    count, steps = len(data), len(data) // batch
-    if min(count, len(unseen)) < batch:
-        sys.exit(f"train.py: {count} and {len(unseen)} examples are less than a global batch of {batch}: use a smaller "
-                 "--batch-size-per-replica")  # fmt: skip
+    if (fewest := min(len(data), len(unseen))) < batch:
+        raise SystemExit(f"train.py: {fewest} examples do not fill a batch of {batch}: lower --batch-size-per-replica")
     with strategy.scope():
         model = build()
         if args.learning_rate:
             model.optimizer.learning_rate = args.learning_rate
         model.optimizer.build(model.trainable_variables)
-        done, waited = tf.Variable(0), tf.Variable(0)  # epochs: trained, and without a better validation loss
-        best = tf.Variable(math.inf)
+        done, waited, best = tf.Variable(0), tf.Variable(0), tf.Variable(float("inf"))  # epochs, and validation loss
     with tempfile.TemporaryDirectory() as thrown_away:  # all workers save together; what the chief writes is kept
         folder = args.run_folder if index == 0 else pathlib.Path(thrown_away)
         folder.mkdir(parents=True, exist_ok=True)
         checkpoint = tf.train.Checkpoint(model=model, optimizer=model.optimizer, done=done, waited=waited, best=best)
         checkpoint.restore(tf.train.latest_checkpoint(args.run_folder / "checkpoints"))
         manager = tf.train.CheckpointManager(checkpoint, folder / "checkpoints", max_to_keep=2)
-        first, log, rows = int(done.numpy()), folder / "log.csv", []
-        if log.exists():
-            rows = [row for row in csv.DictReader(log.open()) if int(row["epoch"]) <= first]
-        train, test = make_steps(strategy, model, args.clip_norm)
-
-        def shuffled(epoch):  # in another order each epoch, the same one on all workers; the last batch is a full one
-            order = data.shuffle(min(count, 100_000), seed=epoch, reshuffle_each_iteration=False)
-            return order.batch(batch, drop_remainder=True)
-
-        epochs = functools.reduce(tf.data.Dataset.concatenate, map(shuffled, range(first, args.epochs)), data.take(0).batch(1))
-        batches = iter(strategy.experimental_distribute_dataset(epochs.prefetch(tf.data.AUTOTUNE)))
-        unseen = strategy.experimental_distribute_dataset(unseen.batch(batch, drop_remainder=True))
+        first, log, steps = int(done.numpy()), folder / "log.csv", len(data) // batch
+        rows = [row for row in csv.DictReader(log.open()) if int(row["epoch"]) <= first] if log.exists() else []
+        epochs = data.take(0)  # each will be in another order, the same one on all workers
+        for epoch in range(first, args.epochs):
+            order = data.shuffle(min(len(data), 100_000), seed=epoch, reshuffle_each_iteration=False)
+            epochs = epochs.concatenate(order.take(steps * batch))
+        parts = [part.batch(batch, drop_remainder=True).prefetch(2) for part in (epochs, unseen)]
+        epochs, unseen = map(strategy.experimental_distribute_dataset, parts)
+        batches, (train, test) = iter(epochs), make_steps(strategy, model, args.clip_norm)
         for epoch in range(first + 1, args.epochs + 1):
-            if args.patience and waited.numpy() >= args.patience:
+            if waited.numpy() >= (args.patience or args.epochs):
                 break
-            results = averaged(model, train, itertools.islice(batches, steps))
+            results = averaged(model, train, (part for _, part in zip(range(steps), batches, strict=False)))
             results |= {f"val_{name}": value for name, value in averaged(model, test, unseen).items()}
             waited.assign_add(1)
             if results["val_loss"] < best.numpy():
@@ -217,19 +183,16 @@ def main(args):
                 model.save(folder / "best.keras")
             done.assign(epoch)
             rows.append({"epoch": epoch} | results)
-            with log.open("w", newline="") as file:
-                table = csv.DictWriter(file, rows[-1])
-                table.writeheader()
-                table.writerows(rows)
+            log.write_text("".join(",".join(map(str, row)) + "\n" for row in (rows[0], *map(dict.values, rows))))
             if importlib.util.find_spec("tensorboard"):  # TensorFlow 2.21 comes without it
                 with tf.summary.create_file_writer(str(folder / "events")).as_default(step=epoch):
-                    for name, value in results.items():
-                        tf.summary.scalar(name, value)
+                    _ = [tf.summary.scalar(name, value) for name, value in results.items()]
             manager.save(epoch)
             if index == 0:
                 print(f"epoch {epoch}: " + ", ".join(f"{k} {v:.4f}" for k, v in results.items()), flush=True)
     digest = hashlib.sha256(b"".join(array.tobytes() for array in model.get_weights())).hexdigest()[:16]
-    print(f"worker {index}: epochs {first + 1} to {int(done.numpy())}; weights {digest}", flush=True)
+    print(f"worker {index}: epochs {first + 1} to {done.numpy()}; weights {digest}", flush=True)
+    return model
 
 
 if __name__ == "__main__":

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Notebook 03's training on two machines (or more), by hand:   bash cluster/two_machines.sh
+# train.py on two machines (or more), by hand:   bash cluster/two_machines.sh --epochs 10   (arguments go to train.py)
 # Change the three lines with CHANGE-ME; as they are, this script refuses to run.
 HOSTS="CHANGE-ME-1 CHANGE-ME-2"     # names or addresses at which the machines reach each other, on a private network
 COURSE=/CHANGE-ME/course            # this clone with its .venv, at the same place on each of them
@@ -22,7 +22,7 @@ esac
 read -ra hosts <<< "$HOSTS"
 addresses=$(printf ', "%s"' "${hosts[@]/%/:$PORT}")
 tf_config() { echo "{\"cluster\": {\"worker\": [${addresses:2}]}, \"task\": {\"type\": \"worker\", \"index\": $1}}"; }
-python="cd $COURSE/notebooks && PYTHONPATH=$COURSE RUN_FOLDER=$RUN_FOLDER exec $COURSE/.venv/bin/python"
+python="RUN_FOLDER=$RUN_FOLDER exec $COURSE/.venv/bin/python $COURSE/cluster/train.py $*"
 
 workers=()
 stop() { [ ${#workers[@]} -eq 0 ] || kill "${workers[@]}" 2> /dev/null; wait; }
@@ -31,7 +31,7 @@ for ((attempt = 0; attempt < MOST_ATTEMPTS; attempt++)); do
     workers=()
     for index in "${!hosts[@]}"; do  # -tt: when this end of ssh is killed, the worker at the other end is, too
         ssh -tt -o BatchMode=yes "${hosts[index]}" \
-            "export TF_CONFIG='$(tf_config "$index")' COURSE_ATTEMPT=$attempt; $python train.py" < /dev/null &
+            "export TF_CONFIG='$(tf_config "$index")'; $python" < /dev/null &
         workers+=($!)
     done
     failed=0

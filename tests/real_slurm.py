@@ -1,4 +1,4 @@
-"""The files of cluster/ on a real Slurm of two nodes, and the ssh recipe, with the cells of notebook 03.
+"""The files of cluster/ on a real Slurm of two nodes, and the ssh recipe, with train.py.
 
 `make cluster` runs this in namespaces of its own (network, mounts, host name, processes), in which it is root: each
 node's slurmd has a network, as two machines have, and whatever happens here ends with them. Slurm and munge are
@@ -16,17 +16,12 @@ import time
 
 import psutil
 import pytest
-from cells import executed
 
-from course_utils.cluster import fork_server, slurm
+from course_utils.cluster import slurm
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 NODES = {"n9": "10.77.0.9", "n10": "10.77.0.10"}
 CONTROLLER = "10.77.0.1"
-CELLS = (
-    *("set-up", "report", "processes", "settings", "train-step", "restored", "train-on"),
-    *("main", "write-script"),
-)
 CONFIGURATION = """
 ClusterName=course
 SlurmctldHost=controller({controller})
@@ -96,21 +91,17 @@ def network():
 
 @pytest.fixture(scope="module")
 def course(network, tmp_path_factory):
-    """A clone as a reader has it on the cluster's file system, with the train.py that the notebook writes."""
+    """A clone as a reader has it on the cluster's file system."""
     folder = tmp_path_factory.mktemp("course")
     hosts = folder / "hosts"
     names = {"localhost": "127.0.0.1", "controller": CONTROLLER} | NODES
     hosts.write_text("".join(f"{address} {name}\n" for name, address in names.items()))
     say("mount", "--bind", str(hosts), "/etc/hosts")
-    for name in "course_utils", "cluster":
-        (folder / name).symlink_to(ROOT / name)
+    (folder / "cluster").symlink_to(ROOT / "cluster")
     python = folder / ".venv" / "bin" / "python"
     python.parent.mkdir(parents=True)
     python.write_text(f'#!/bin/sh\nexec {sys.executable} "$@"\n')
     python.chmod(0o755)
-    (folder / "notebooks").mkdir()
-    with contextlib.chdir(folder / "notebooks"), executed("03_multi_worker_strategy", *CELLS):
-        pass
     return folder
 
 
@@ -145,7 +136,6 @@ def cluster(course, tmp_path_factory):
             process.terminate()
         for process in running:
             process.wait(20)
-    fork_server.close_servers()  # the notebook's cells have started one
     wait_for("the end of all processes", lambda: not _alive(), 20)
 
 
@@ -165,12 +155,12 @@ def submit(cluster, course, tmp_path, monkeypatch):
         text = re.sub(f"{old}(?!\\S)", new, text)
     (tmp_path / "train.sbatch").write_text(text)
 
-    def run(tasks=1, steps=36, disturb=lambda: None, path=None):
-        monkeypatch.setenv("STEPS", str(steps))
+    def run(tasks=1, epochs=2, disturb=lambda: None, path=None, more=("--allow-cpu",)):
         monkeypatch.setenv("PATH", path or os.environ["PATH"])
         shutil.rmtree(tmp_path / "run", ignore_errors=True)
         given = ["sbatch", "--parsable", f"--ntasks-per-node={tasks}", f"--output={tmp_path}/out.txt"]
-        job = say(*given, str(tmp_path / "train.sbatch")).strip()
+        program = ["--epochs", str(epochs), "--batch-size-per-replica", "32", *more]
+        job = say(*given, str(tmp_path / "train.sbatch"), *program).strip()
         disturb()
 
         def ended():
@@ -181,13 +171,13 @@ def submit(cluster, course, tmp_path, monkeypatch):
         (tmp_path / "out.txt").unlink()
         return state, out
 
-    run.log = tmp_path / "run" / "log.txt"
+    run.log = tmp_path / "run" / "log.csv"
     return run
 
 
 def weights_of(out, tasks):
     """The one digest of the weights with which all tasks say they ended."""
-    found = re.findall(r"worker (\d+): steps \d+ to \d+; weights ([0-9a-f]{16})\n", out)
+    found = re.findall(r"worker (\d+): epochs \d+ to \d+; weights ([0-9a-f]{16})\n", out)
     assert sorted(int(worker) for worker, _ in found) == list(range(tasks)), out
     assert len({digest for _, digest in found}) == 1, out
     return found[0][1]
@@ -216,36 +206,30 @@ def test_equal_weights_on_all_tasks(submit, tasks):
     weights_of(out, 2 * tasks)
 
 
-def test_nodes_with_gpus(submit, tmp_path, monkeypatch):
-    """A stand-in for nvidia-smi makes TensorFlow's resolver hand out two GPUs a node; there are none to be used."""
-    stand_in = tmp_path / "nvidia-smi"
-    stand_in.write_text(
-        f'#!/bin/sh\necho "$SLURM_PROCID" >> {tmp_path}/asked\necho "GPU 0: none"\necho "GPU 1: none"\n'
-    )
-    stand_in.chmod(0o755)
-    monkeypatch.delenv("CUDA_VISIBLE_DEVICES")
-    state, out = submit(2, path=f"{tmp_path}:{os.environ['PATH']}")
-    assert state["JobState"] == "COMPLETED", out
-    weights_of(out, 4)
-    assert sorted((tmp_path / "asked").read_text().split()) == ["0", "1", "2", "3"]
+def test_nodes_with_gpus_that_tensorflow_does_not_use(submit, tmp_path):
+    """A stand-in for nvidia-smi says that there are GPUs: the tasks refuse to train on CPUs, and the job ends."""
+    (tmp_path / "nvidia-smi").write_text("#!/bin/sh\n")
+    (tmp_path / "nvidia-smi").chmod(0o755)
+    state, out = submit(path=f"{tmp_path}:{os.environ['PATH']}", more=())
+    assert state["JobState"] == "FAILED" and "there is a GPU, and TensorFlow does not use it" in out
 
 
 def test_a_task_is_killed_and_the_job_comes_back(submit):
-    steps = 240
-    _, out = submit(steps=steps)
+    epochs = 12
+    _, out = submit(epochs=epochs)
     undisturbed = weights_of(out, 2)
 
     def kill():
-        wait_for("step 8", lambda: submit.log.exists() and len(submit.log.read_text().splitlines()) >= 8)
+        wait_for("epoch 3", lambda: submit.log.exists() and len(submit.log.read_text().splitlines()) > 3)
         for each in psutil.process_iter(["cmdline"]):
             with contextlib.suppress(psutil.Error):
                 if "train.py" in str(each.info["cmdline"]) and each.environ().get("SLURM_PROCID") == "1":
                     each.kill()
 
-    state, out = submit(steps=steps, disturb=kill)
+    state, out = submit(epochs=epochs, disturb=kill)
     assert state["JobState"] == "COMPLETED" and state["Restarts"] == "1", out
     assert "back to the queue" in out
-    assert "steps 1 to" not in out, "the second attempt began anew"
+    assert "epochs 1 to" not in out, "the second attempt began anew"
     assert weights_of(out, 2) == undisturbed
 
 
@@ -266,19 +250,18 @@ def test_two_machines_by_ssh(course, tmp_path):
     ssh = tmp_path / "ssh"
     ssh.write_text('#!/bin/bash\nshift 3\nexec nsenter --net=/run/netns/$1 bash -c "$2"\n')
     ssh.chmod(0o755)
-    env = os.environ | {"PATH": f"{tmp_path}:{os.environ['PATH']}", "STEPS": "240"}
-    first = say("bash", str(tmp_path / "two_machines.sh"), env=env)
+    env = os.environ | {"PATH": f"{tmp_path}:{os.environ['PATH']}"}
+    command = ["bash", str(tmp_path / "two_machines.sh"), "--epochs", "12", "--allow-cpu"]
+    first = say(*command, env=env)
     assert "failed" not in first
     undisturbed = weights_of(first, 2)
 
-    for each in tmp_path.glob("ckpt*"):
-        each.unlink()
-    for name in "checkpoint", "log.txt":
-        (tmp_path / name).unlink()
-    log = tmp_path / "log.txt"
+    shutil.rmtree(tmp_path / "checkpoints")
+    log = tmp_path / "log.csv"
+    log.unlink()
     with open(tmp_path / "out.txt", "w") as out:
-        running = subprocess.Popen(["bash", str(tmp_path / "two_machines.sh")], env=env, stdout=out)
-    wait_for("step 8", lambda: log.exists() and len(log.read_text().splitlines()) >= 8)
+        running = subprocess.Popen(command, env=env, stdout=out)
+    wait_for("epoch 3", lambda: log.exists() and len(log.read_text().splitlines()) > 3)
     for each in psutil.process_iter(["cmdline"]):
         with contextlib.suppress(psutil.Error):
             if "train.py" in str(each.info["cmdline"]) and '"index": 1' in each.environ().get("TF_CONFIG", ""):

@@ -1,16 +1,11 @@
-"""What a cluster needs besides processes: TF_CONFIG, built and diagnosed, and a script written from the cells."""
+"""What a cluster needs besides processes: TF_CONFIG, built and diagnosed."""
 
 import json
-import linecache
 import socket
-import subprocess
-import sys
-import textwrap
 
 import pytest
 
-from course_utils import cluster, data
-from course_utils.cluster import build_tf_config, check_tf_config, tf_config, write_script
+from course_utils.cluster import build_tf_config, check_tf_config, tf_config
 
 TWO = ["localhost:20111", "localhost:20112"]
 
@@ -126,102 +121,3 @@ def test_a_look_up_that_takes_too_long(monkeypatch):
     found = check_tf_config(changed(cluster={"worker": ["slow.example:1"]}))
     release.set()
     assert found[0].startswith("worker 0's host 'slow.example' is not found")
-
-
-RATE, SIZES, NAMES = 0.5, (1, [2, {"a": None}]), {"b"}
-
-
-def deco(function):
-    return function
-
-
-@deco
-def helper(x, rate=RATE):
-    path = textwrap.dedent("  a")
-    return [y * rate for y in x], path, SIZES[0], sorted(NAMES)
-
-
-def program():
-    print(helper([1, 2]), data.TRAIN_EXAMPLES, check_tf_config.__name__, __name__)
-
-
-def run_written(path, **env):
-    root = str(cluster.__path__[0]).rsplit("course_utils", 1)[0]
-    answer = subprocess.run(
-        [sys.executable, path],
-        capture_output=True,
-        text=True,
-        timeout=60,
-        env={"PYTHONPATH": root, **env},
-        cwd=path.parent,
-    )
-    assert answer.returncode == 0, answer.stderr
-    return answer.stdout
-
-
-def test_a_script_holds_the_source_and_what_it_needs(tmp_path):
-    path = tmp_path / "train.py"
-    path.write_text("something older, and longer " * 1000)
-    write_script(path, deco, helper, main=program)
-    assert run_written(path) == "([0.5, 1.0], 'a', 1, ['b']) 1536 check_tf_config __main__\n"
-    text = path.read_text()
-    for line in "import textwrap", "from course_utils import data", "RATE = 0.5", "@deco\ndef helper(x, rate=RATE):":
-        assert line in text
-    assert text.index("from course_utils") < text.index("import textwrap")
-
-
-OPEN_FILE = sys.stdout
-
-
-def uses_a_file():
-    OPEN_FILE.write("")
-
-
-def uses_another():
-    uses_a_file()
-
-
-def uses_nothing_that_exists():
-    return not_there  # noqa: F821
-
-
-def takes(argument):
-    return argument
-
-
-@pytest.mark.parametrize(
-    "functions, main, words",
-    [
-        ([], uses_a_file, "uses_a_file uses OPEN_FILE, which is no constant"),
-        ([], uses_nothing_that_exists, "uses not_there, which does not exist here: run the cell"),
-        ([], takes, "main=takes: must take no arguments"),
-        ([3], program, "functions: 3 is no function with a name"),
-        ([], lambda: 0, "is no function with a name"),
-        ([print], program, "is no function with a name"),
-        ([], eval("lambda: 0", {}), "no function"),
-    ],
-)
-def test_a_script_that_cannot_be_written(tmp_path, functions, main, words):
-    with pytest.raises(ValueError, match=words):
-        write_script(tmp_path / "train.py", *functions, main=main)
-    assert not list(tmp_path.iterdir())
-
-
-def test_a_function_without_source(tmp_path):
-    space = {"__name__": "nowhere"}
-    exec(compile("def typed():\n    pass", "<nowhere>", "exec"), space)  # "<string>" is what `python -c` ran
-    with pytest.raises(ValueError, match="the source of typed is not to be had: define it in a cell"):
-        write_script(tmp_path / "train.py", main=space["typed"])
-
-
-def test_a_function_that_was_not_named(tmp_path):
-    """Cells' functions belong to `__main__`, and cannot be imported."""
-    source = "def inner():\n    pass\n\ndef outer():\n    inner()\n"
-    linecache.cache["cell.py"] = (len(source), None, source.splitlines(keepends=True), "cell.py")
-    space = {"__name__": "__main__"}
-    exec(compile(source, "cell.py", "exec"), space)
-    with pytest.raises(ValueError, match="outer uses inner, which is a function of the notebook: name it, too"):
-        write_script(tmp_path / "train.py", main=space["outer"])
-    write_script(tmp_path / "train.py", space["inner"], main=space["outer"])
-    del linecache.cache["cell.py"]
-    assert "def inner():\n    pass\n\n\ndef outer():" in (tmp_path / "train.py").read_text()
