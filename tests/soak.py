@@ -1,22 +1,27 @@
-"""Twenty kills in training and twenty during start-up: each recovered from, with equal weights, nothing left behind.
+"""What takes minutes: twenty kills in training and twenty during start-up, each recovered from, with equal weights and
+nothing left behind; and all forty models of `keras.applications` in the planner.
 
-`make soak` runs it; `make test` does not, because it takes minutes. What is run are the cells of notebook 03.
+`make soak` runs it, and `make test` does not. What is killed are the cells of notebook 03.
 """
 
+import math
 import random
 import tempfile
 import threading
 import time
 
+import keras
 import numpy as np
 import psutil
 import pytest
 from cells import executed
 
+from course_utils import planner
 from course_utils.cluster import run_on_workers
 
 CELLS = ("set-up", "report", "processes", "settings", "train-step", "restored", "train-on")
 TIMES = 20
+APPLICATIONS = sorted(name for name in vars(keras.applications) if name[0].isupper())
 
 
 @pytest.fixture(scope="module")
@@ -68,3 +73,14 @@ def test_killed_and_recovered(phase, k, train_on, undisturbed, tmp_path, capfd, 
         assert all(np.array_equal(mine, theirs) for mine, theirs in zip(weights, undisturbed, strict=True))
     assert not living()
     assert not list(temporary.iterdir())
+
+
+@pytest.mark.parametrize("name", APPLICATIONS)
+def test_the_planner_counts_every_model_of_keras_applications(name):
+    options = {"input_shape": (224, 224, 3)} if name.startswith("MobileNetV3") else {}
+    model = getattr(keras.applications, name)(weights=None)
+    layers = planner.layer_costs(model, **options)
+    assert sum(layer.parameters for layer in layers) == sum(math.prod(w.shape) for w in model.trainable_weights)
+    guesses, flops = sum(layer.flops * layer.guess for layer in layers), sum(layer.flops for layer in layers)
+    assert flops > 1e8 and guesses < 1e-4 * flops  # ConvNeXt's LayerScale is a layer of its own, with weights
+    assert planner.memory(layers, "ZeRO-3", 8, 64)[0].total > 0

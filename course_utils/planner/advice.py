@@ -55,7 +55,8 @@ class Machine:
 
 
 GIB, MOST_DEVICES = 2**30, 2**13
-MACHINES = {  # peaks in 16 bits without sparsity, one direction of a link; the vendors' data sheets of 2018 to 2024
+MACHINES = {  # peaks in 16 bits without sparsity, one direction of a link. NVIDIA's sheets of the T4 (2018), the A100
+    # (2021) and the H100 SXM (2022), as quoted in November 2026; Google's of the v5e. Networks: AWS g4dn, p4de and p5.
     "4 x T4": Machine(1, 4, 16 * GIB, 65e12, 16e9, 6.25e9),  # PCIe 3.0; 50 Gbit/s Ethernet
     "8 x A100": Machine(1, 8, 80 * GIB, 312e12, 300e9, 50e9),  # NVLink 3; 400 Gbit/s
     "8 x H100": Machine(1, 8, 80 * GIB, 989e12, 450e9, 400e9),  # NVLink 4; 3,200 Gbit/s
