@@ -180,8 +180,8 @@ def test_split_gpu_again(hardware):
 @pytest.mark.parametrize(
     "gpus, system, count, way",
     [
-        (0, "Linux", 8, "ReductionToOneDevice"),
-        (1, "Linux", 8, "HierarchicalCopyAllReduce"),
+        (0, "Linux", 4, "ReductionToOneDevice"),
+        (1, "Linux", 4, "HierarchicalCopyAllReduce"),
         (2, "Linux", 2, "NcclAllReduce"),
         (8, "Linux", 8, "NcclAllReduce"),
         (2, "Windows", 2, "HierarchicalCopyAllReduce"),

@@ -1,6 +1,7 @@
 """cluster/train.py, the program to take home: alone in a folder, without the course."""
 
 import csv
+import importlib
 import json
 import os
 import pathlib
@@ -62,17 +63,17 @@ def test_two_workers_train_as_one_process_does(folder):
 
 
 def test_after_a_kill_it_ends_with_the_weights_of_an_undisturbed_run(folder):
-    undisturbed, _ = ends(*start_two(folder, "--epochs", "4", "--run-folder", "calm"))
-    chief, other = start_two(folder, "--epochs", "4", "--run-folder", "run")
+    undisturbed, _ = ends(*start_two(folder, "--epochs", "3", "--run-folder", "calm"))
+    chief, other = start_two(folder, "--epochs", "3", "--run-folder", "run")
     assert chief.stdout.readline().startswith("epoch 1:")
     other.send_signal(signal.SIGKILL)
     assert chief.wait(120) != 0
     other.wait()
     chief.stdout.close()
     other.stdout.close()
-    digest, (printed, _) = ends(*start_two(folder, "--epochs", "4", "--run-folder", "run"))
+    digest, (printed, _) = ends(*start_two(folder, "--epochs", "3", "--run-folder", "run"))
     assert digest == undisturbed and "worker 0: epochs 1 to" not in printed
-    assert [row["epoch"] for row in log(folder / "run")] == ["1", "2", "3", "4"]
+    assert [row["epoch"] for row in log(folder / "run")] == ["1", "2", "3"]
 
 
 def test_data_precision_and_early_stopping(folder):
@@ -115,9 +116,7 @@ def test_help_loads_nothing(folder):
 def train(monkeypatch):
     """The program as a module."""
     monkeypatch.syspath_prepend(PROGRAM.parent)
-    import train
-
-    return train
+    return importlib.import_module("train")
 
 
 def test_a_gpu_that_tensorflow_does_not_use(train, monkeypatch):
@@ -166,8 +165,8 @@ def trained(replicas, policy, clip_norm):
     devices = environment.logical_devices(2, kind="cpu")
     import keras
     import tensorflow as tf
-    import train
 
+    train = importlib.import_module("train")
     keras.config.set_dtype_policy(policy)
     strategy = tf.distribute.MirroredStrategy(devices[:replicas], tf.distribute.ReductionToOneDevice())
     with strategy.scope():
@@ -185,8 +184,9 @@ def test_clipping_and_loss_scaling_on_two_replicas(policy, clip_norm, tolerance)
     (one, alone), (two, weights) = (cluster.run_in_process(trained, n, policy, clip_norm) for n in (1, 2))
     assert two == pytest.approx(one, abs=max(tolerance, 1e-5))
     assert max(np.abs(a - b).max() for a, b in zip(alone, weights, strict=True)) <= tolerance
-    (free, _) = cluster.run_in_process(trained, 1, policy, None)
-    assert abs(free["loss"] - one["loss"]) > 0.01, "it was clipped"
+    if policy == "float32":
+        (free, _) = cluster.run_in_process(trained, 1, policy, None)
+        assert abs(free["loss"] - one["loss"]) > 0.01, "it was clipped"
 
 
 def test_a_file_that_is_nowhere():

@@ -96,8 +96,9 @@ def _scale(axes, found, logs, limits, most):
 
 
 @styled()
-def bars(values: dict, unit: str, title: str, *, stacked: bool = True, looks=None, across=None) -> Figure:
-    """A horizontal bar for each way of doing something; the first is what the others are held against.
+def bars(values: dict, unit: str, title: str, *, stacked: bool = True, looks=None, across=None,
+         reference: bool = True) -> Figure:  # fmt: skip
+    """A horizontal bar for each way of doing something; the first, in grey, is the others' reference, if there is one.
 
     values: `{label: number}`, `{label: (median, low, high)}`, or `{label: {part: number}}`: the parts of a bar, one
         behind the other, or not `stacked`, one below the other; a part named like a colour gets it.
@@ -116,7 +117,12 @@ def bars(values: dict, unit: str, title: str, *, stacked: bool = True, looks=Non
     figure, axes = style.new_axes(title, 1.0 + 0.5 * named + max(0.42, 0.3 * beside) * len(table))
     fills = style.bar_looks(parts, looks)
     if not named:
-        fills = {"": {"color": [style.MUTED] + [style.colour("compute")] * (len(table) - 1)}}
+        fills = {
+            "": {
+                "color": [style.MUTED if reference else style.colour("compute")]
+                + [style.colour("compute")] * (len(table) - 1)
+            }
+        }
     thick, ends, handles = 0.7 / beside, np.zeros(len(table)), {}
     for k, part in enumerate(parts):
         places = np.arange(len(table)) + (0 if stacked else thick * (k - (beside - 1) / 2))
