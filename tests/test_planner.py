@@ -33,7 +33,6 @@ SEEN = [  # as in the model
 ]
 FLOPS = 389_376 + 1_384_448 + 2_560  # 1,776,384
 SPEED = {"flops_per_second": 1e9, "bandwidth": 1e8, "latency": 1e-3}
-MIB = 2**20
 
 
 @pytest.fixture(scope="module")
@@ -287,11 +286,6 @@ def test_bubble_fraction(stages, micro_batches, share):
 # Advice
 
 ONE = planner.memory(LAYERS, "one device", 1, 64)[0].total  # 4 x (4 x 693,962 + 64 x 32,586) = 19,445,408
-
-
-def unwrapped(advice):
-    """What it prints, with each reason on one line again."""
-    return str(advice).replace("\n  ", " ")
 
 
 # ZeRO: the ring cut in half, on a ring that really runs

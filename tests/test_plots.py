@@ -49,10 +49,6 @@ COUNTS = [2**k for k in range(11)]
 GROWING = {"the course's model": {n: n**-0.5 for n in COUNTS}, "ResNet-50's size": {n: n**0.7 for n in COUNTS}}
 SHARES = {name: {n: i / 10 for i, n in enumerate(COUNTS)} for name in GROWING}
 ALL_REDUCE = "all-reduce: 2.6 MiB of gradients from each device, combined, back to each"
-SCOPES = {
-    "CPU:0": [("plain model: 6 variables", "weights"), ("its optimizer: 14 variables", "optimizer")],
-    "CPU:1": [("pinned model: 6 variables", "weights"), ("its optimizer: 14 variables", "optimizer")],
-}
 OWN = [("weights: a copy", "weights"), ("optimizer: a copy", "optimizer"), ("its part of the data", "inputs")]
 OVER = "all-reduce: 2.6 MiB of gradients over the network"
 EVERY = [[2 * i, 2 * i + 1] for i in range(8)]
@@ -67,17 +63,6 @@ def story(count):
     end = [[int("1" * count) * (c + 1) for c in range(count)]] * count
     steps = [(f"step {i}", end if i else start, list(range(count))) for i in range(2 * count - 2)]
     return [*steps, ("the sum, on all", end, None)]
-
-
-def on(count):
-    """Contents of some devices, the fourth and later of which are empty."""
-    full = [
-        ("weights", "weights"),
-        ("moments", "optimizer"),
-        ("gradients", "gradients"),
-        ("images", "inputs"),
-    ]
-    return {name: full[: 4 - i] if i < 3 else [] for i, name in enumerate(devices(count))}
 
 
 def devices(count):
@@ -107,20 +92,6 @@ WAITED = {m: 3 / (m + 3) for m in range(1, 33)}
 
 # title: (the drawing, texts that must be there besides)
 CASES = {
-    "One device holds everything": (
-        lambda title: plots.placement(on(1), title),
-        ["CPU:0", "this process", "weights", "moments", "gradients", "images"],
-    ),
-    "The scope decides where weights and optimizer live": (
-        lambda title: plots.placement(SCOPES, title),
-        ["CPU:0", "CPU:1", "this process", "plain model: 6 variables", "pinned model: 6 variables"],
-    ),
-    "Four devices": (
-        lambda title: plots.placement(on(4), title, "worker 0"), [*devices(4), "worker 0", "moments", "nothing"],
-    ),
-    "Eight devices": (
-        lambda title: plots.placement(on(8), title), ["CPU:0", "CPU:1", "…\n5 more", "CPU:7", "nothing"],
-    ),
     "Two processes share nothing but what they send": (
         lambda title: cluster.drawings.workers({f"worker {i}": OWN for i in range(2)}, title, OVER, "a shared folder"),
         ["worker 0", "worker 1", *(text for text, _ in OWN), OVER, "a shared folder"],

@@ -2,4 +2,4 @@
 
 # ruff: noqa: F401
 from course_utils.plots.charts import bars, lines, timeline
-from course_utils.plots.diagrams import placement, training_step
+from course_utils.plots.diagrams import training_step

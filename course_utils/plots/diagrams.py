@@ -1,23 +1,6 @@
-"""The two drawings that all notebooks share: what lives where, and a training step."""
+"""The drawing that several notebooks share: a training step."""
 
-from course_utils.plots.style import COLOURS, INK, MUTED, Figure, arrow, box, canvas, colour, device_row, label, styled
-
-
-@styled()
-def placement(devices: dict, title: str, process: str = "this process") -> Figure:
-    """What lives where: `{device name: [(text, what), …]}` with what a key of COLOURS; a dashed box for the process."""
-    contents, row = list(devices.values()), 0.42
-    height = 1.35 + row * max(1, *map(len, contents))
-    figure, axes = canvas(title, height)
-    box(axes, 0.06, 0.06, 7.08, height - 0.12, dashed=True)
-    axes.text(0.22, height - 0.17, process, va="top", size=10, color=MUTED)
-    for index, left, span in device_row(axes, list(devices), 0.2, 0.2, 6.8, height - 0.7):
-        for k, (text, what) in enumerate(contents[index]):
-            look = {"fill": colour(what), "text": text, "size": 10 if len(devices) < 4 else 9}
-            box(axes, left + 0.14, height - 0.84 - row * (k + 1), span - 0.28, row - 0.08, **look)
-        if not contents[index]:
-            label(axes, left + span / 2, height - 0.92 - row / 2, "nothing", color=MUTED)
-    return figure
+from course_utils.plots.style import COLOURS, INK, MUTED, Figure, arrow, box, canvas, colour, device_row, styled
 
 
 @styled()
