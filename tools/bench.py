@@ -28,10 +28,7 @@ from course_utils.cluster import run_in_process, run_on_workers  # noqa: E402
 REPEATS = 5
 COUNTS = (1, 2, 4, 8)
 BATCHES = (64, 128, 256, 512, 1024)
-CELLS = (
-    *("set-up", "report", "processes", "settings", "train-step", "train"),
-    *("network", "exchanges", "steps", "costs"),
-)
+CELLS = ["set-up", "report", "processes", "settings", "train-step", "train", "network", "exchanges", "steps", "costs"]
 
 
 def bare_imports(count):
