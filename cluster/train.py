@@ -44,12 +44,14 @@ def build():
 def examples(path):
     """Yours: two `tf.data.Dataset` of single (inputs, targets[, weights]), to train on and to validate with."""
     import numpy as np
-    import sklearn.datasets
     import tensorflow as tf
 
     if path:
-        parts = [(np.load(path)[f"x_{part}"], np.load(path)[f"y_{part}"]) for part in ("train", "test")]
+        file = np.load(path)
+        parts = [(file["x_train"], file["y_train"]), (file["x_test"], file["y_test"])]
     else:
+        import sklearn.datasets
+
         digits = sklearn.datasets.load_digits()
         images = (digits.images[..., None] / 16).astype("float32")
         parts = [(images[:1536], digits.target[:1536]), (images[1536:], digits.target[1536:])]
@@ -135,8 +137,7 @@ def make_steps(strategy, model, clip_norm):
 def averaged(model, step, batches):
     model.reset_metrics()
     losses = [step(batch) for batch in batches]
-    metrics = model.get_metrics_result().items()
-    return {name: float(value) for name, value in metrics} | {"loss": float(sum(losses)) / len(losses)}
+    return {k: float(v) for k, v in model.get_metrics_result().items()} | {"loss": float(sum(losses)) / len(losses)}
 
 
 def main(args):

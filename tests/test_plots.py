@@ -415,6 +415,7 @@ REFUSED = {
     "^looks: nothing is called 'b'": lambda: plots.lines({"a": [1]}, "T", "x", "y", looks=OTHER),
     "looks: nothing is called 'b'": lambda: plots.bars({"row": {"a": 1}}, "x", "T", looks=OTHER),
     "13 curves: at most 12 can be told apart": lambda: plots.lines(MANY, "T", "x", "y"),
+    "7 kinds of bars: at most 6": lambda: plots.bars({"row": dict.fromkeys("1234567", 1)}, "x", "T"),
     "across=.*: at most 4 lines": lambda: plots.lines(ONE, "T", "x", "y", across={str(i): i for i in range(5)}),
     "across=.*: bars take one line at most": lambda: plots.bars({"a": 1}, "u", "T", across={"one": 1, "two": 2}),
     r"y=\['y'\]: must be no list, since curves is one panel": lambda: plots.lines(ONE, "T", "x", ["y"]),

@@ -81,6 +81,7 @@ def test_data_precision_and_early_stopping(folder):
     arrays = {f"x_{part}": numbers.normal(size=(64, 8, 8, 1)).astype("float32") for part in ("train", "test")}
     arrays |= {f"y_{part}": numbers.integers(10, size=64) for part in ("train", "test")}  # nothing to be learnt
     np.savez(folder / "noise.npz", **arrays)
+    (folder / "sklearn.py").write_text("raise ImportError")  # it is the sample data's only
     options = ["--data", "noise.npz", "--precision", "mixed_bfloat16", "--learning-rate", "0.1", "--clip-norm", "1"]
     ends(start(folder, "--epochs", "40", "--patience", "2", *options))
     losses = [float(row["val_loss"]) for row in log(folder / "run")]

@@ -80,8 +80,8 @@ def _normal_outputs(outputs, count):
             output.traceback = [f"{output.ename}: {output.evalue}"]  # the frames name this machine's files
         output.get("data", {}).pop("application/vnd.jupyter.widget-view+json", None)  # lives with its kernel only
         if "metadata" in output:
-            kept = {"alt": output.metadata.get("image/png", {}).get("alt")}
-            output.metadata = nbformat.from_dict({"image/png": kept} if kept["alt"] else {})
+            title = output.metadata.get("image/png", {}).get("alt")
+            output.metadata = nbformat.from_dict({"image/png": {"alt": title}} if title else {})
         normal.append(output)
     return normal
 

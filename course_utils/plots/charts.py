@@ -117,12 +117,9 @@ def bars(values: dict, unit: str, title: str, *, stacked: bool = True, looks=Non
     figure, axes = style.new_axes(title, 1.0 + 0.5 * named + max(0.42, 0.3 * beside) * len(table))
     fills = style.bar_looks(parts, looks)
     if not named:
-        fills = {
-            "": {
-                "color": [style.MUTED if reference else style.colour("compute")]
-                + [style.colour("compute")] * (len(table) - 1)
-            }
-        }
+        colours = [style.colour("compute")] * len(table)
+        colours[0] = style.MUTED if reference else colours[0]
+        fills = {"": {"color": colours}}
     thick, ends, handles = 0.7 / beside, np.zeros(len(table)), {}
     for k, part in enumerate(parts):
         places = np.arange(len(table)) + (0 if stacked else thick * (k - (beside - 1) / 2))

@@ -65,15 +65,15 @@ def curve_looks(labels: list, chosen: dict | None = None) -> dict[str, dict]:
     return {label: looks.get(label) or free.pop(0) for label in labels}
 
 
-def bar_looks(labels: list, chosen: dict | None = None, default: str = "compute") -> dict[str, dict]:
-    """How each kind of bars is filled: in the colour of its name or of `chosen[name]`, else the default, hatched."""
+def bar_looks(labels: list, chosen: dict | None = None) -> dict[str, dict]:
+    """How each kind of bars is filled: in the colour of its name or of `chosen[name]`, else hatched, in computing's."""
     chosen = {label: label for label in labels if label in COLOURS} | _known(chosen, labels)
     hatches, looks = ["", "////", "....", "xxxx", "----", "oo"], {}
     for label in labels:
         if label not in chosen and not hatches:
             raise ValueError(f"{len(labels)} kinds of bars: at most 6 without a colour can be told apart")
         hatch = "" if label in chosen else hatches.pop(0)
-        looks[label] = {"facecolor": colour(chosen.get(label, default)), "hatch": hatch, "edgecolor": INK}
+        looks[label] = {"facecolor": colour(chosen.get(label, "compute")), "hatch": hatch, "edgecolor": INK}
     return looks
 
 
