@@ -4,7 +4,7 @@
     sbatch train.sbatch                                 on Slurm; Kubernetes: kubernetes/job.yaml; ssh: two_machines.sh
 
 `build` and `examples` are yours: change them. All workers run this file and reach --run-folder: checkpoints, log.csv,
-best.keras, events for TensorBoard. Started again with the same folder, it goes on after the last complete epoch.
+best.weights.h5, events for TensorBoard. Started again with the same folder, it goes on after the last complete epoch.
 """
 
 import argparse
@@ -24,7 +24,6 @@ def build():
     """Yours: a compiled model. Its loss, optimizer and metrics are used, and its penalties (`model.losses`)."""
     import keras
 
-    @keras.saving.register_keras_serializable("train")
     class Residual(keras.layers.Layer):
         def build(self, shape):
             self.convolution = keras.layers.Conv2D(shape[-1], 3, padding="same", kernel_regularizer="l2")
@@ -79,9 +78,8 @@ def place_from_slurm():
     if "TF_CONFIG" not in os.environ and sum(counts) > 1:
         nodes = subprocess.check_output(["scontrol", "show", "hostnames", os.environ["SLURM_STEP_NODELIST"]], text=True)
         port = 12000 + int(os.environ["SLURM_JOB_ID"]) * max(counts) % 20000  # other jobs on a node take others
-        workers = [
-            f"{node}:{port + k}" for node, count in zip(nodes.split(), counts, strict=True) for k in range(count)
-        ]
+        pairs = zip(nodes.split(), counts, strict=True)
+        workers = [f"{node}:{port + k}" for node, count in pairs for k in range(count)]
         place = {"cluster": {"worker": workers}, "task": {"type": "worker", "index": int(os.environ["SLURM_PROCID"])}}
         os.environ["TF_CONFIG"] = json.dumps(place)
     return counts[int(os.environ.get("SLURM_NODEID", 0))]
@@ -92,9 +90,7 @@ def strategy_for_what_is_here(tasks, allow_cpu):
 
     gpus = tf.config.list_physical_devices("GPU")
     if not gpus and not allow_cpu and (shutil.which("nvidia-smi") or os.path.exists("/proc/driver/nvidia")):
-        raise SystemExit(
-            "train.py: there is a GPU, and TensorFlow does not use it: install tensorflow[and-cuda] (--allow-cpu)"
-        )
+        raise SystemExit("train.py: TensorFlow does not use the GPU here: install tensorflow[and-cuda] (--allow-cpu)")
     if "SLURM_GPUS_PER_TASK" not in os.environ and len(gpus) >= tasks > 1:  # each task of a node takes its share
         gpus = gpus[int(os.environ["SLURM_LOCALID"]) :: tasks]
         tf.config.set_visible_devices(gpus, "GPU")
@@ -153,6 +149,8 @@ def main(args):
         raise SystemExit(f"train.py: {fewest} examples do not fill a batch of {batch}: lower --batch-size-per-replica")
     with strategy.scope():
         model = build()
+        if not model.built:  # a subclass, whose weights are made when it is first called
+            model(keras.utils.unpack_x_y_sample_weight(next(iter(data.batch(1))))[0])
         if args.learning_rate:
             model.optimizer.learning_rate = args.learning_rate
         model.optimizer.build(model.trainable_variables)
@@ -160,8 +158,9 @@ def main(args):
     with tempfile.TemporaryDirectory() as thrown_away:  # all workers save together; what the chief writes is kept
         folder = args.run_folder if index == 0 else pathlib.Path(thrown_away)
         folder.mkdir(parents=True, exist_ok=True)
-        checkpoint = tf.train.Checkpoint(model=model, optimizer=model.optimizer, done=done, waited=waited, best=best)
-        checkpoint.restore(tf.train.latest_checkpoint(args.run_folder / "checkpoints"))
+        kept = {"model": model, "optimizer": model.optimizer, "done": done, "waited": waited, "best": best}
+        kept["dice"] = [state.value for state in model.variables if "seed_generator" in state.path]  # Dropout's
+        (checkpoint := tf.train.Checkpoint(**kept)).restore(tf.train.latest_checkpoint(args.run_folder / "checkpoints"))
         manager = tf.train.CheckpointManager(checkpoint, folder / "checkpoints", max_to_keep=2)
         first, log, steps = int(done.numpy()), folder / "log.csv", len(data) // batch
         rows = [row for row in csv.DictReader(log.open()) if int(row["epoch"]) <= first] if log.exists() else []
@@ -181,7 +180,7 @@ def main(args):
             if results["val_loss"] < best.numpy():
                 best.assign(results["val_loss"])
                 waited.assign(0)
-                model.save(folder / "best.keras")
+                model.save_weights(folder / "best.weights.h5")
             done.assign(epoch)
             rows.append({"epoch": epoch} | results)
             log.write_text("".join(",".join(map(str, row)) + "\n" for row in (rows[0], *map(dict.values, rows))))

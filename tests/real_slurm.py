@@ -211,7 +211,7 @@ def test_nodes_with_gpus_that_tensorflow_does_not_use(submit, tmp_path):
     (tmp_path / "nvidia-smi").write_text("#!/bin/sh\n")
     (tmp_path / "nvidia-smi").chmod(0o755)
     state, out = submit(path=f"{tmp_path}:{os.environ['PATH']}", more=())
-    assert state["JobState"] == "FAILED" and "there is a GPU, and TensorFlow does not use it" in out
+    assert state["JobState"] == "FAILED" and "TensorFlow does not use the GPU here" in out
 
 
 def test_a_task_is_killed_and_the_job_comes_back(submit):

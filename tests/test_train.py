@@ -59,10 +59,13 @@ def test_two_workers_train_as_one_process_does(folder):
     one, two = (np.array(list(log(folder / name)[0].values()), float) for name in ("one", "two"))
     assert one == pytest.approx(two, abs=2e-6)
     assert re.match(r"epoch 1: loss [\d.]+, accuracy [\d.]+, val_loss [\d.]+, val_accuracy [\d.]+\n", printed)
-    assert {"best.keras", "checkpoints", "log.csv"} <= {path.name for path in (folder / "two").iterdir()}
+    assert {"best.weights.h5", "checkpoints", "log.csv"} <= {path.name for path in (folder / "two").iterdir()}
 
 
 def test_after_a_kill_it_ends_with_the_weights_of_an_undisturbed_run(folder):
+    text = PROGRAM.read_text(encoding="utf-8")
+    dice = text.replace("keras.layers.Flatten()", "keras.layers.Flatten(), keras.layers.Dropout(0.3)")
+    (folder / "train.py").write_text(dice, encoding="utf-8")
     undisturbed, _ = ends(*start_two(folder, "--epochs", "3", "--run-folder", "calm"))
     chief, other = start_two(folder, "--epochs", "3", "--run-folder", "run")
     assert chief.stdout.readline().startswith("epoch 1:")
@@ -74,6 +77,28 @@ def test_after_a_kill_it_ends_with_the_weights_of_an_undisturbed_run(folder):
     digest, (printed, _) = ends(*start_two(folder, "--epochs", "3", "--run-folder", "run"))
     assert digest == undisturbed and "worker 0: epochs 1 to" not in printed
     assert [row["epoch"] for row in log(folder / "run")] == ["1", "2", "3"]
+
+
+def test_a_subclass_is_built(folder):
+    late = "model = Late(layers + [keras.layers.Dense(10)])"
+    text = PROGRAM.read_text(encoding="utf-8").replace("keras.utils.set_random_seed(0)", LATE.strip())
+    text = re.sub(r"model = keras\.Sequential\(.*", late, text)
+    (folder / "train.py").write_text(text, encoding="utf-8")
+    assert late in text
+    ends(start(folder, "--epochs", "1"))
+
+
+LATE = """
+    class Late(keras.Model):
+        def __init__(self, parts):
+            super().__init__()
+            self.parts = parts
+
+        def call(self, inputs):
+            for part in self.parts:
+                inputs = part(inputs)
+            return inputs
+"""
 
 
 def test_data_precision_and_early_stopping(folder):
@@ -122,7 +147,7 @@ def train(monkeypatch):
 
 def test_a_gpu_that_tensorflow_does_not_use(train, monkeypatch):
     monkeypatch.setattr(train.shutil, "which", lambda name: "/usr/bin/nvidia-smi")
-    with pytest.raises(SystemExit, match=r"there is a GPU, and TensorFlow does not use it: install tensorflow\[and"):
+    with pytest.raises(SystemExit, match=r"TensorFlow does not use the GPU here: install tensorflow\[and"):
         train.strategy_for_what_is_here(1, allow_cpu=False)
     assert train.strategy_for_what_is_here(1, allow_cpu=True).num_replicas_in_sync == 1
 
