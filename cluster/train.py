@@ -41,20 +41,17 @@ def build():
 
 
 def examples(path):
-    """Yours: two `tf.data.Dataset` of single (inputs, targets[, weights]), to train on and to validate with."""
+    """Yours, to train on and to validate with: two (inputs, targets[, weights]), of arrays or as `tf.data.Dataset`."""
     import numpy as np
-    import tensorflow as tf
 
     if path:
         file = np.load(path)
-        parts = [(file["x_train"], file["y_train"]), (file["x_test"], file["y_test"])]
-    else:
-        import sklearn.datasets
+        return (file["x_train"], file["y_train"]), (file["x_test"], file["y_test"])
+    import sklearn.datasets
 
-        digits = sklearn.datasets.load_digits()
-        images = (digits.images[..., None] / 16).astype("float32")
-        parts = [(images[:1536], digits.target[:1536]), (images[1536:], digits.target[1536:])]
-    return [tf.data.Dataset.from_tensor_slices(part) for part in parts]
+    digits = sklearn.datasets.load_digits()
+    images = (digits.images[..., None] / 16).astype("float32")
+    return (images[:1536], digits.target[:1536]), (images[1536:], digits.target[1536:])
 
 
 def arguments():
@@ -144,7 +141,8 @@ def main(args):
     keras.config.set_dtype_policy(args.precision)
     index = json.loads(os.environ.get("TF_CONFIG", '{"task": {"index": 0}}'))["task"]["index"]
     batch = args.batch_size_per_replica * strategy.num_replicas_in_sync
-    data, unseen = examples(args.data)
+    arrays = tf.data.Dataset.from_tensor_slices
+    data, unseen = (part if isinstance(part, tf.data.Dataset) else arrays(part) for part in examples(args.data))
     if (fewest := min(len(data), len(unseen))) < batch:
         raise SystemExit(f"train.py: {fewest} examples do not fill a batch of {batch}: lower --batch-size-per-replica")
     with strategy.scope():

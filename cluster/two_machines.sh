@@ -11,6 +11,7 @@ RUN_FOLDER=/CHANGE-ME/run           # a folder that all of them share (NFS, say)
 #   With two clouds' or two homes' routers in between: use a private network over them (WireGuard), never an open port.
 # ssh must get in without asking: ssh-copy-id HOST, once. Run this from either machine, or from a third one.
 PORT=20111
+PROGRAM=train.py                    # or train_jax.py: Keras on JAX
 MOST_ATTEMPTS=4
 
 set -u
@@ -22,7 +23,7 @@ esac
 read -ra hosts <<< "$HOSTS"
 addresses=$(printf ', "%s"' "${hosts[@]/%/:$PORT}")
 tf_config() { echo "{\"cluster\": {\"worker\": [${addresses:2}]}, \"task\": {\"type\": \"worker\", \"index\": $1}}"; }
-python="RUN_FOLDER=$RUN_FOLDER exec $COURSE/.venv/bin/python $COURSE/cluster/train.py $*"
+python="RUN_FOLDER=$RUN_FOLDER exec $COURSE/.venv/bin/python $COURSE/cluster/$PROGRAM $*"
 
 workers=()
 stop() { [ ${#workers[@]} -eq 0 ] || kill "${workers[@]}" 2> /dev/null; wait; }

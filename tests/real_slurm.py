@@ -121,7 +121,8 @@ def cluster(course, tmp_path_factory):
     os.environ["SLURM_CONF"] = str(folder / "slurm.conf")
     own = [f"--{option}={folder / 'munge' / name}" for option, name in paths.items()]
     commands = {"munged": ["munged", "--foreground", "--force", *own], "slurmctld": ["slurmctld", "-D"]}
-    commands |= {node: [*on_node(node), "slurmd", "-D", "-N", node] for node in NODES}
+    named = "hostname {0} && exec slurmd -D -N {0}"  # a machine's name leads to its own address, as gloo expects
+    commands |= {node: [*on_node(node), "unshare", "--uts", "sh", "-c", named.format(node)] for node in NODES}
     running = []
     try:
         for name, command in commands.items():
@@ -153,14 +154,15 @@ def submit(cluster, course, tmp_path, monkeypatch):
     for old, new in changes.items():
         assert len(re.findall(f"{old}(?!\\S)", text)) == 1
         text = re.sub(f"{old}(?!\\S)", new, text)
-    (tmp_path / "train.sbatch").write_text(text)
+    assert text.count("PROGRAM=train.py ") == 1
 
-    def run(tasks=1, epochs=2, disturb=lambda: None, path=None, more=("--allow-cpu",)):
+    def run(tasks=1, epochs=2, disturb=lambda: None, path=None, more=("--allow-cpu",), program="train.py"):
+        (tmp_path / "train.sbatch").write_text(text.replace("PROGRAM=train.py ", f"PROGRAM={program} "))
         monkeypatch.setenv("PATH", path or os.environ["PATH"])
         shutil.rmtree(tmp_path / "run", ignore_errors=True)
         given = ["sbatch", "--parsable", f"--ntasks-per-node={tasks}", f"--output={tmp_path}/out.txt"]
-        program = ["--epochs", str(epochs), "--batch-size-per-replica", "32", *more]
-        job = say(*given, str(tmp_path / "train.sbatch"), *program).strip()
+        options = ["--epochs", str(epochs), "--batch-size-per-replica", "32", *more]
+        job = say(*given, str(tmp_path / "train.sbatch"), *options).strip()
         disturb()
 
         def ended():
@@ -214,19 +216,20 @@ def test_nodes_with_gpus_that_tensorflow_does_not_use(submit, tmp_path):
     assert state["JobState"] == "FAILED" and "TensorFlow does not use the GPU here" in out
 
 
-def test_a_task_is_killed_and_the_job_comes_back(submit):
+@pytest.mark.parametrize("program", ["train.py", "train_jax.py"])
+def test_a_task_is_killed_and_the_job_comes_back(submit, program):
     epochs = 12
-    _, out = submit(epochs=epochs)
+    _, out = submit(epochs=epochs, program=program)
     undisturbed = weights_of(out, 2)
 
     def kill():
         wait_for("epoch 3", lambda: submit.log.exists() and len(submit.log.read_text().splitlines()) > 3)
         for each in psutil.process_iter(["cmdline"]):
             with contextlib.suppress(psutil.Error):
-                if "train.py" in str(each.info["cmdline"]) and each.environ().get("SLURM_PROCID") == "1":
+                if program in str(each.info["cmdline"]) and each.environ().get("SLURM_PROCID") == "1":
                     each.kill()
 
-    state, out = submit(epochs=epochs, disturb=kill)
+    state, out = submit(epochs=epochs, disturb=kill, program=program)
     assert state["JobState"] == "COMPLETED" and state["Restarts"] == "1", out
     assert "back to the queue" in out
     assert "epochs 1 to" not in out, "the second attempt began anew"

@@ -200,7 +200,7 @@ def trained(replicas, policy, clip_norm):
         model.compile(keras.optimizers.SGD(0.05), model.loss, metrics=["accuracy"])
         model.optimizer.build(model.trainable_variables)
     step, _ = train.make_steps(strategy, model, clip_norm)
-    batches = train.examples(None)[0].batch(128, drop_remainder=True).take(4)
+    batches = tf.data.Dataset.from_tensor_slices(train.examples(None)[0]).batch(128, drop_remainder=True).take(4)
     results = train.averaged(model, step, list(strategy.experimental_distribute_dataset(batches)))
     return results, model.get_weights()
 
