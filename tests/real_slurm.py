@@ -17,8 +17,6 @@ import time
 import psutil
 import pytest
 
-from course_utils.cluster import slurm
-
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 NODES = {"n9": "10.77.0.9", "n10": "10.77.0.10"}
 CONTROLLER = "10.77.0.1"
@@ -183,11 +181,6 @@ def weights_of(out, tasks):
     assert sorted(int(worker) for worker, _ in found) == list(range(tasks)), out
     assert len({digest for _, digest in found}) == 1, out
     return found[0][1]
-
-
-def test_slurm_reads_node_lists_as_we_do(cluster):
-    for text in "n[9-10]", "a,n[08-10,12],b7", "r[1-2]n[3-4]":
-        assert say("scontrol", "show", "hostnames", text).split() == slurm._nodes(text)
 
 
 def test_the_file_as_it_is_refuses_to_run(cluster, tmp_path):

@@ -87,14 +87,3 @@ def still_to_come(function):
                 f"{right} is left, and you return {answer}."
             )
     return ""
-
-
-@exercise("Exercise 5")
-def addresses(function):
-    """Exercise 5: `function(nodes, tasks, port)` lists all tasks' addresses, node by node; `tasks` of each node."""
-    for nodes, tasks, port in (["a", "b"], [1, 1], 2222), (["n9", "n10"], [2, 2], 12000), (["n1", "n2"], [3, 1], 8470):
-        answer = function(list(nodes), list(tasks), port)
-        right = [f"{node}:{port + k}" for node, count in zip(nodes, tasks, strict=True) for k in range(count)]
-        if not isinstance(answer, (list, tuple)) or list(map(str, answer)) != right:
-            return f"Nodes {nodes} with {tasks} tasks, port {port}: it should be {right}, and you return {answer}."
-    return ""
