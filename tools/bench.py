@@ -1,85 +1,36 @@
-"""Print what launches, results and exchanges cost: with TensorFlow, and exchanges with PyTorch if it is there.
+"""Print what exchanging gradients costs two workers: with TensorFlow and JAX, and with PyTorch if it is there.
 
-    python tools/bench.py [launch | results | network]        by default all; some four minutes
+    python tools/bench.py        some three minutes
 
 Ratios of medians, taken in turns in one run, on this machine. Nothing here is a test: a slow machine is no fault.
 """
 
-import argparse
 import contextlib
+import dataclasses
 import json
 import os
 import pathlib
-import pickle
-import statistics
-import subprocess
 import sys
-import time
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 
-import numpy as np  # noqa: E402
 from cells import executed  # noqa: E402
 
 from course_utils import data, timing  # noqa: E402
-from course_utils.cluster import run_in_process, run_on_workers  # noqa: E402
+from course_utils.cluster import run_on_workers  # noqa: E402
 
-REPEATS = 5
-COUNTS = (1, 2, 4, 8)
 BATCHES = (64, 128, 256, 512, 1024)
 CELLS = ["set-up", "report", "processes", "settings", "train-step", "train", "network", "exchanges", "steps", "costs"]
 
 
-def bare_imports(count):
-    command = [sys.executable, "-c", "import tensorflow"]
-    for process in [subprocess.Popen(command, stderr=subprocess.DEVNULL) for _ in range(count)]:
-        process.wait()
-
-
-def meet():
-    """Form a cluster and exchange a number; the process's own part of memory (PSS: what is shared counts once)."""
-    import psutil
-    import tensorflow as tf
-
-    strategy = tf.distribute.MultiWorkerMirroredStrategy()
-    strategy.reduce("SUM", strategy.run(lambda: tf.constant(1.0)), axis=None)
-    return psutil.Process().memory_full_info().pss
-
-
-def medians(ways):
-    """Seconds of each way, taken in turns, without the first turn: it fills caches and starts the fork server."""
-    seconds = {name: [] for name in ways}
-    for _ in range(REPEATS + 1):
-        for name, way in ways.items():
-            start = time.perf_counter()
-            way()
-            seconds[name].append(time.perf_counter() - start)
-    return {name: statistics.median(samples[1:]) for name, samples in seconds.items()}
-
-
-def launch():
-    ways = {(0, 2): lambda: bare_imports(2)}
-    for count in COUNTS:
-        ways |= {(0, count): lambda count=count: bare_imports(count)}
-        ways |= {(1, count): lambda count=count: run_on_workers(meet, workers=count)}
-    found = medians(ways)
-    two = found[0, 2]
-    print("workers   bare imports side by side      a launch that meets        memory of all")
-    for count in COUNTS:
-        memory = sum(run_on_workers(meet, workers=count)) / 2**20
-        times = "".join(f"{found[way, count]:12.2f} s  × {found[way, count] / two:.2f}     " for way in (0, 1))
-        print(f"{count:7}{times}{memory:10,.0f} MiB")
-
-
-def results():
-    print("    MiB   there and back   pickled and unpickled")
-    for size in (1, 4, 16, 64, 256):
-        array = np.random.default_rng(0).random(size * 2**17)
-        ways = {"sent": lambda array=array: run_in_process(np.asarray, array),
-                "pickled": lambda array=array: pickle.loads(pickle.dumps(array))}  # fmt: skip
-        found = medians(ways)
-        print(f"{size:7}{found['sent']:15.3f} s{found['pickled']:15.3f} s   × {found['sent'] / found['pickled']:.1f}")
+def on_one_core():
+    """Where this worker is, which has one core from now on: its index, and all addresses."""
+    config = json.loads(os.environ["TF_CONFIG"])
+    index, workers = config["task"]["index"], config["cluster"]["worker"]
+    cores = sorted(os.sched_getaffinity(0))
+    os.sched_setaffinity(0, {cores[index % len(cores)]})
+    return index, workers
 
 
 def with_pytorch(batches):
@@ -87,10 +38,7 @@ def with_pytorch(batches):
     import torch
     from torch import nn
 
-    config = json.loads(os.environ["TF_CONFIG"])
-    index, workers = config["task"]["index"], config["cluster"]["worker"]
-    cores = sorted(os.sched_getaffinity(0))
-    os.sched_setaffinity(0, {cores[index % len(cores)]})
+    index, workers = on_one_core()
     torch.set_num_threads(1)
     meeting = f"tcp://{workers[0]}"
     torch.distributed.init_process_group("gloo", init_method=meeting, rank=index, world_size=len(workers))
@@ -124,6 +72,41 @@ def with_pytorch(batches):
     return found
 
 
+def with_jax(batches):
+    """The same with `fit` of Keras on JAX, over gloo: eight steps, four a call."""
+    import jax
+    import keras
+
+    from course_utils.model import build_model
+
+    index, workers = on_one_core()
+    jax.config.update("jax_cpu_collectives_implementation", "gloo")
+    keras.distribution.initialize(",".join(workers), len(workers), index)
+    together = keras.distribution.DataParallel(auto_shard_dataset=False)
+    (images, labels), _ = data.load_digits()
+
+    def fitting(distribution, batch):
+        keras.distribution.set_distribution(distribution)
+        model = build_model(0)
+        loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+        model.compile(keras.optimizers.Adam(0.002), loss, steps_per_execution=4)
+        same = type("Same", (keras.utils.PyDataset,), {"__len__": lambda _: 8,
+                    "__getitem__": lambda *_: (images[:batch], labels[:batch])})  # fmt: skip
+
+        def fit():
+            keras.distribution.set_distribution(distribution)
+            model.fit(same(), verbose=0)
+
+        return fit
+
+    found = {}
+    for batch in batches:
+        calls = {"nothing": fitting(None, batch), "gradients": fitting(together, batch)}
+        timed = timing.compare(calls, warmup=1, repeats=3)
+        found[batch] = {name: dataclasses.replace(each, median=each.median / 2) for name, each in timed.items()}
+    return found
+
+
 def table(title, found, names):
     print(f"{title}: thousands of examples/s of two workers together, and the share of its own limit")
     print(" " * 26 + "".join(f"{batch:>13,}" for batch in found))
@@ -148,6 +131,8 @@ def network():
     for way in "all_reduce", "in_half_precision":
         ratio = tensorflow[128]["step by step"].median / tensorflow[128][way].median
         print(f"{names[way]:26}× {ratio:.2f} of section 2's loop, at 128 examples a worker")
+    jax = run_on_workers(with_jax, BATCHES[:3], timeout=300, env={"KERAS_BACKEND": "jax"})[0]
+    table("Keras on JAX", jax, {"nothing": "nothing: the limit", "gradients": "fit"})
     try:
         import torch
     except ImportError:
@@ -159,16 +144,5 @@ def network():
     print(f"{'TensorFlow / PyTorch':26}" + "".join(f"{ratio:>13}" for ratio in ratios))
 
 
-PARTS = {"launch": launch, "results": results, "network": network}
-
-
-def main(arguments):
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("part", nargs="?", choices=[*PARTS, "all"], default="all")
-    part = parser.parse_args(arguments).part
-    for function in PARTS.values() if part == "all" else [PARTS[part]]:
-        function()
-
-
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    network()
