@@ -44,8 +44,27 @@ def changed(**parts):
 def test_nothing_to_find(monkeypatch):
     monkeypatch.setattr(tf_config, "_free", lambda port: True)
     assert check_tf_config(build_tf_config(TWO, 0)) == []
-    cluster = {"chief": ["127.0.0.1:2001"], "worker": ["[::1]:2002"], "ps": ["192.168.7.1:2001", "10.1.1.1:2001"]}
+    cluster = {"chief": ["10.1.1.2:2001"], "worker": ["[fe80::1]:2002"], "ps": ["192.168.7.1:2001", "10.1.1.1:2001"]}
     assert check_tf_config(json.dumps({"cluster": cluster, "task": {"type": "ps", "index": 1}})) == []
+
+
+@pytest.mark.parametrize(
+    "cluster, task",
+    [
+        ({"worker": ["10.1.1.1:1", "10.1.1.2:1"]}, {"type": "worker", "index": "0"}),
+        ({"worker": {"1": "10.1.1.1:1"}}, {"type": "worker", "index": 1}),
+        ({"chief": ["10.1.1.1:1"], "worker": ["10.1.1.2:1"]}, {"type": "evaluator", "index": 0}),
+    ],
+)
+def test_what_tensorflow_accepts_is_no_finding(monkeypatch, cluster, task):
+    import tensorflow as tf
+
+    text = json.dumps({"cluster": cluster, "task": task})
+    monkeypatch.setattr(tf_config, "_free", lambda port: True)
+    monkeypatch.setenv("TF_CONFIG", text)
+    resolver = tf.distribute.cluster_resolver.TFConfigClusterResolver()
+    assert resolver.task_id == int(task["index"]) and resolver.cluster_spec().jobs == sorted(cluster)
+    assert check_tf_config(text) == []
 
 
 @pytest.mark.parametrize(
@@ -65,7 +84,14 @@ def test_nothing_to_find(monkeypatch):
             "the task's type is 'chief', and 'cluster' has no such role: worker",
         ),
         (changed(task={"type": "worker", "index": 2}), "the task's index is 2, and must be a whole number from 0 to 1"),
-        (changed(task={"type": "worker", "index": "0"}), "the task's index is '0'"),
+        (changed(task={"type": "worker", "index": "zero"}), "the task's index is 'zero'"),
+        (changed(cluster={"worker": {"1": "10.1.1.1:1"}}), "the task's index is 0, and must be 1"),
+        (changed(cluster={"worker": {"one": "10.1.1.1:1"}}), "cluster['worker'] must be a list of addresses"),
+        (changed(cluster={"master": TWO}), "worker, ps, evaluator (an old name of 'chief')"),
+        (
+            changed(cluster={"worker": ["localhost:1", "10.1.1.1:1"]}),
+            "worker 0's host 'localhost' is on each machine that machine itself: where there are several, write",
+        ),
         (changed(task={"type": "worker", "index": True}), "the task's index is True"),
         (changed(task={"type": ["worker"], "index": 0}), "the task's type is ['worker']"),
         (changed(cluster={"workers": TWO}), "'cluster' knows no role 'workers': chief, worker, ps, evaluator"),

@@ -16,7 +16,7 @@ import pytest
 from cells import set_up_elsewhere
 
 from course_utils import data, environment, proofs
-from course_utils.cluster import build_tf_config, check_tf_config, run_in_process
+from course_utils.cluster import WorkerError, build_tf_config, check_tf_config, run_in_process
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 PAGE = (ROOT / "notebooks" / "errors.md").read_text(encoding="utf-8")
@@ -91,6 +91,45 @@ def unfilled(tmp_path, monkeypatch):
     return subprocess.run(["bash", "two_machines.sh"], cwd=tmp_path, capture_output=True, text=True, timeout=60).stderr
 
 
+def too_few_batches(tmp_path, monkeypatch):
+    import keras
+    import tensorflow as tf
+
+    model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(1)])
+    model.compile("sgd", "mse")
+    with pytest.warns(UserWarning) as said:
+        model.fit(tf.data.Dataset.from_tensors((np.ones((4, 2)), np.ones((4, 1)))), steps_per_epoch=3, verbose=0)
+    return "\n".join(str(warning.message) for warning in said)
+
+
+def nested(tmp_path, monkeypatch):
+    def on_two():
+        import tensorflow as tf
+
+        devices = environment.logical_devices(2, kind="cpu")
+        strategy = tf.distribute.MirroredStrategy(devices, tf.distribute.ReductionToOneDevice())
+        with strategy.scope():
+            count = tf.Variable(1.0, aggregation=tf.VariableAggregation.SUM)
+
+        @tf.function
+        def inner():
+            count.assign_add(1.0)
+
+        tf.function(lambda: strategy.run(inner))()
+
+    try:
+        run_in_process(on_two)
+    except WorkerError as problem:
+        return "RuntimeError: " + " ".join(problem.outcomes[0].log)
+
+
+def too_large(tmp_path, monkeypatch):
+    import tensorflow as tf
+
+    with tf.device("CPU:0"):
+        tf.zeros([2**42])
+
+
 RAISERS = {
     "RuntimeError: … cannot be installed": set_up,
     "ModuleNotFoundError: No module named 'course_utils'": python("import course_utils", "-I", "-S"),
@@ -111,6 +150,9 @@ RAISERS = {
     "worker 0 and worker 1 have the same address": config("10.0.0.1:2222", "10.0.0.1:2222"),
     "port … of this machine is taken": taken_port,
     "two_machines.sh: HOSTS": unfilled,
+    "Your input ran out of data": too_few_batches,
+    "RuntimeError: … `merge_call`": nested,
+    "ResourceExhaustedError: … OOM": too_large,
 }
 
 
@@ -139,7 +181,7 @@ def test_this_is_what_is_raised(text, tmp_path, monkeypatch):
 def test_every_entry_has_a_cause_a_remedy_and_a_place():
     for entry in re.split(r"^### ", PAGE, flags=re.M)[1:]:
         title = entry.splitlines()[0]
-        assert "```text" in entry and re.search(r"\*\*Remedy\*\*|\*\*remedy\*\*", entry), title
+        assert re.search("```(text|quoted)", entry) and re.search(r"\*\*Remedy\*\*|\*\*remedy\*\*", entry), title
         assert "**Cause**" in entry and re.search(r"Where:\s", entry), title
 
 

@@ -52,7 +52,7 @@ def check_tf_config(text: str) -> list[str]:
     findings = _role_findings(cluster, task)
     names, places = {}, {}
     for role, addresses in cluster.items():
-        for index, address in enumerate(addresses if isinstance(addresses, list) else []):
+        for index, address in _tasks(addresses).items():
             name, parts = f"{role} {index}", _split(address)
             if not parts:
                 findings.append(f"{name}'s address {address!r} is not 'host:port' with a port from 1 to 65535")
@@ -61,10 +61,24 @@ def check_tf_config(text: str) -> list[str]:
             else:
                 names[address] = name
                 findings += _place_findings(name, *parts, places)
+    hosts = {name: _split(address)[0] for address, name in names.items()}
+    here = [name for name, host in hosts.items() if re.fullmatch(r"localhost|127\.[\d.]+|::1", host)]
+    if 0 < len(here) < len(hosts):
+        findings.append(
+            f"{here[0]}'s host {hosts[here[0]]!r} is on each machine that machine itself: "
+            "where there are several, write its name or address"
+        )
     own = [address for address, name in names.items() if name == f"{task.get('type')} {task.get('index')}"]
     if own and not _free(port := _split(own[0])[1]):
         findings.append(f"port {port} of this machine is taken: end the program that has it, or choose another port")
     return findings
+
+
+def _tasks(addresses):
+    """`{index: address}` of a role's list, or of TensorFlow's sparse `{"1": address}`; empty for anything else."""
+    if isinstance(addresses, list):
+        return {str(index): address for index, address in enumerate(addresses)}
+    return addresses if isinstance(addresses, dict) and all(index.isdecimal() for index in addresses) else {}
 
 
 def _missing(key):
@@ -75,17 +89,20 @@ def _missing(key):
 
 def _role_findings(cluster, task):
     findings = [f"'cluster' knows no role {role!r}: {', '.join(ROLES)}" for role in cluster if role not in ROLES]
+    findings = [text + " (an old name of 'chief')" * ("'master'" in text) for text in findings]
     for role, addresses in cluster.items():
-        if not isinstance(addresses, list) or not addresses:
+        if not _tasks(addresses):
             findings.append(f"cluster[{role!r}] must be a list of addresses, ['host:port', …]")
     role, index = task.get("type"), task.get("index")
     findings += [f"task[{key!r}] is missing" for key in ("type", "index") if key not in task]
+    if role == "evaluator" and role not in cluster:  # it is none of them: so Kubeflow's TFJob writes it
+        return findings
     if "type" in task and role not in list(cluster):
         findings.append(f"the task's type is {role!r}, and 'cluster' has no such role: {', '.join(cluster)}")
-    elif "index" in task and isinstance(cluster.get(role), list):
-        last = len(cluster[role]) - 1
-        if not isinstance(index, int) or isinstance(index, bool) or not 0 <= index <= last:
-            findings.append(f"the task's index is {index!r}, and must be a whole number from 0 to {last}")
+    elif "index" in task and (tasks := _tasks(cluster.get(role))):
+        allowed = f"a whole number from 0 to {len(tasks) - 1}" if isinstance(cluster[role], list) else ", ".join(tasks)
+        if isinstance(index, bool) or str(index) not in tasks:  # "0" is read as 0
+            findings.append(f"the task's index is {index!r}, and must be {allowed}")
     return findings
 
 
