@@ -115,7 +115,7 @@ def nested(tmp_path, monkeypatch):
         def inner():
             count.assign_add(1.0)
 
-        tf.function(lambda: strategy.run(inner))()
+        strategy.run(lambda: inner())  # a function that has a tf.function inside
 
     try:
         run_in_process(on_two)
@@ -181,7 +181,7 @@ def test_this_is_what_is_raised(text, tmp_path, monkeypatch):
 def test_every_entry_has_a_cause_a_remedy_and_a_place():
     for entry in re.split(r"^### ", PAGE, flags=re.M)[1:]:
         title = entry.splitlines()[0]
-        assert re.search("```(text|quoted)", entry) and re.search(r"\*\*Remedy\*\*|\*\*remedy\*\*", entry), title
+        assert re.search("```(text|output)", entry) and re.search(r"\*\*Remedy\*\*|\*\*remedy\*\*", entry), title
         assert "**Cause**" in entry and re.search(r"Where:\s", entry), title
 
 
