@@ -227,7 +227,7 @@ def test_folded_answers_open(reader):
 
 def test_exercises_can_be_solved(reader):
     solutions = {each.id.removeprefix("solution-"): each.source for each in reader.stored if "solution-" in each.id}
-    assert len(solutions) >= 2
+    assert len(solutions) >= (0 if reader.name.startswith("06") else 2)  # there the reader's model is the exercise
     for number, source in solutions.items():
         cell, solution = reader.cell(f"exercise-{number}"), reader.cell(f"solution-{number}")
         assert f"Exercise {number}: not solved yet" in cell.locator(".jp-OutputArea").inner_text()
