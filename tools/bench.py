@@ -5,6 +5,7 @@
 Ratios of medians, taken in turns in one run, on this machine. Nothing here is a test: a slow machine is no fault.
 """
 
+import argparse
 import contextlib
 import dataclasses
 import json
@@ -144,5 +145,12 @@ def network():
     print(f"{'TensorFlow / PyTorch':26}" + "".join(f"{ratio:>13}" for ratio in ratios))
 
 
-if __name__ == "__main__":
+def main(arguments):
+    argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args(
+        arguments
+    )
     network()
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
