@@ -5,6 +5,7 @@ Slurm, Kubernetes and ssh start it, too: in the same files, PROGRAM=train_jax.py
 """
 
 import csv
+import functools
 import hashlib
 import json
 import os
@@ -46,6 +47,8 @@ def share_of(arrays, batch, index, workers):
     if count < batch:
         raise SystemExit(f"train_jax.py: {count} examples do not fill a batch of {batch}: --batch-size-per-replica")
 
+    order = functools.lru_cache(1)(lambda epoch: np.random.RandomState(epoch).permutation(count))
+
     class Share(keras.utils.PyDataset):
         epoch = 0
 
@@ -53,7 +56,7 @@ def share_of(arrays, batch, index, workers):
             return count // batch
 
         def __getitem__(self, step):
-            own_rows = np.random.RandomState(self.epoch).permutation(count)[step * batch + index * own :][:own]
+            own_rows = order(self.epoch)[step * batch + index * own :][:own]
             return keras.tree.map_structure(lambda array: array[own_rows], arrays)
 
     return Share()
@@ -72,16 +75,16 @@ def main(args):
         model(keras.utils.unpack_x_y_sample_weight(training[0])[0])
     if args.learning_rate:
         model.optimizer.learning_rate = args.learning_rate
-    model.optimizer.global_clipnorm = args.clip_norm  # here the gradient is the whole batch's
+    if args.clip_norm:  # here the gradient is the whole batch's; float16's optimizer has the one that clips inside
+        getattr(model.optimizer, "inner_optimizer", model.optimizer).global_clipnorm = args.clip_norm
     model.optimizer.build(model.trainable_variables)
-
     variables = model.variables + model.optimizer.variables  # the dice of Dropout, too
-    done, patience, rows, kept = 0, args.patience or args.epochs, [], args.run_folder
+    first, patience, rows, kept = 0, args.patience or args.epochs, [], args.run_folder
     if (kept / "state.npz").exists():
-        done, *values = np.load(kept / "state.npz").values()
+        first, *values = np.load(kept / "state.npz").values()
         for variable, value in zip(variables, values, strict=True):
             variable.assign(value)
-        rows = [row for row in csv.DictReader((kept / "log.csv").open()) if int(row["epoch"]) <= done]
+        rows = [row for row in csv.DictReader((kept / "log.csv").open()) if int(row["epoch"]) <= first]
 
     def waited():  # since the best epoch
         losses = [float(row["val_loss"]) for row in rows] or [0]
@@ -92,20 +95,19 @@ def main(args):
         model.stop_training = waited() >= patience
         if waited() == 0:
             model.save_weights(folder / "best.weights.h5")
-        lines = (rows[0], *map(dict.values, rows))
-        (folder / "log.csv").write_text("".join(",".join(map(str, line)) + "\n" for line in lines))
+        lines = [",".join(map(str, line)) + "\n" for line in (rows[0], *map(dict.values, rows))]
+        (folder / "log.csv").write_text("".join(lines))
         np.savez(folder / "new.npz", epoch + 1, *map(np.asarray, variables))
         (folder / "new.npz").replace(folder / "state.npz")  # all of it, or what was there before
         if index == 0:
             print(f"epoch {epoch + 1}: " + ", ".join(f"{k} {v:.4f}" for k, v in logs.items()), flush=True)
 
     kept.mkdir(parents=True, exist_ok=True)
-    first, epochs = int(done), args.epochs if waited() < patience else int(done)
-    options = {"initial_epoch": first, "epochs": epochs, "shuffle": False, "verbose": 0}
+    options = {"initial_epoch": int(first), "epochs": args.epochs if waited() < patience else int(first)}
     options["callbacks"] = [keras.callbacks.LambdaCallback(lambda epoch, _: setattr(training, "epoch", epoch), end)]
     with tempfile.TemporaryDirectory() as thrown_away:  # all workers save together; what the first one writes is kept
         folder = kept if index == 0 else pathlib.Path(thrown_away)
-        model.fit(training, validation_data=validation, **options)
+        model.fit(training, validation_data=validation, shuffle=False, verbose=0, **options)
     digest = hashlib.sha256(b"".join(array.tobytes() for array in model.get_weights())).hexdigest()[:16]
     print(f"worker {index}: epochs {first + 1} to {rows[-1]['epoch']}; weights {digest}", flush=True)
 

@@ -93,8 +93,9 @@ def equal():
     import jax
 
     print(jax.__version__, jax.devices(), flush=True)
+    there = by_itself("notebook_04", "alone", **FULL, **CPU)
     for way in "alone", "data", "sharded":
-        here, there = by_itself("notebook_04", way, **FULL), by_itself("notebook_04", "alone", **FULL, **CPU)
+        here = by_itself("notebook_04", way, **FULL)
         if "error" in here or "error" in there:
             print(way, here.get("error"), there.get("error"), flush=True)
             continue

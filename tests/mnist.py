@@ -81,7 +81,8 @@ def main(words):
         stand_in(folder / "keras" / "datasets" / "mnist.npz")
         (folder / "notebooks").mkdir()
         for path in sorted((ROOT / "notebooks").glob("*.ipynb")):
-            if path.stem[:2] in (names or ["00", "01", "02", "03", "04", "05"]):  # 06 has the reader's data
+            own_data = "DATASET = " not in path.read_text(encoding="utf-8")  # 06 has the reader's
+            if not own_data and (not names or path.stem[:2] in names):
                 (folder / "notebooks" / path.name).write_text(on_mnist(path, data_only), encoding="utf-8")
         (folder / "site").mkdir()
         (folder / "site" / "sitecustomize.py").write_text(ACCEPTED)

@@ -27,18 +27,35 @@ def folder(tmp_path):
     return tmp_path
 
 
-def start(folder, *options, **env):
-    command = [sys.executable, "train.py", "--allow-cpu", *options]
+def start(folder, *options, program="train.py", **env):
+    command = [sys.executable, program, "--allow-cpu", *options]
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL, "text": True}
     return subprocess.Popen(command, cwd=folder, env=ENVIRONMENT | env, **pipes)
 
 
-def start_two(folder, *options):
+def start_two(folder, *options, program="train.py"):
     """Two workers with half of the batch each."""
     addresses = cluster.free_addresses(2)
     configs = [cluster.build_tf_config(addresses, index) for index in range(2)]
     options = "--batch-size-per-replica", "32", *options
-    return [start(folder, *options, TF_CONFIG=config) for config in configs]
+    return [start(folder, *options, program=program, TF_CONFIG=config) for config in configs]
+
+
+def with_dropout():
+    """The program's text, with random numbers in its model."""
+    flat = "keras.layers.Flatten()"
+    text = PROGRAM.read_text(encoding="utf-8")
+    assert text.count(flat) == 1
+    return text.replace(flat, f"{flat}, keras.layers.Dropout(0.3)")
+
+
+def built_late():
+    """The program's text, with a model that has no weights until it is called."""
+    late = "model = Late(layers + [keras.layers.Dense(10)])"
+    text = PROGRAM.read_text(encoding="utf-8").replace("keras.utils.set_random_seed(0)", LATE.strip())
+    text = re.sub(r"model = keras\.Sequential\(.*", late, text)
+    assert late in text
+    return text
 
 
 def ends(*processes):
@@ -63,9 +80,7 @@ def test_two_workers_train_as_one_process_does(folder):
 
 
 def test_after_a_kill_it_ends_with_the_weights_of_an_undisturbed_run(folder):
-    text = PROGRAM.read_text(encoding="utf-8")
-    dice = text.replace("keras.layers.Flatten()", "keras.layers.Flatten(), keras.layers.Dropout(0.3)")
-    (folder / "train.py").write_text(dice, encoding="utf-8")
+    (folder / "train.py").write_text(with_dropout(), encoding="utf-8")
     undisturbed, _ = ends(*start_two(folder, "--epochs", "3", "--run-folder", "calm"))
     chief, other = start_two(folder, "--epochs", "3", "--run-folder", "run")
     assert chief.stdout.readline().startswith("epoch 1:")
@@ -80,11 +95,7 @@ def test_after_a_kill_it_ends_with_the_weights_of_an_undisturbed_run(folder):
 
 
 def test_a_subclass_is_built(folder):
-    late = "model = Late(layers + [keras.layers.Dense(10)])"
-    text = PROGRAM.read_text(encoding="utf-8").replace("keras.utils.set_random_seed(0)", LATE.strip())
-    text = re.sub(r"model = keras\.Sequential\(.*", late, text)
-    (folder / "train.py").write_text(text, encoding="utf-8")
-    assert late in text
+    (folder / "train.py").write_text(built_late(), encoding="utf-8")
     ends(start(folder, "--epochs", "1"))
 
 

@@ -1,5 +1,6 @@
 """cluster/train_jax.py: beside train.py, in a folder without the course."""
 
+import functools
 import importlib
 import re
 import signal
@@ -12,30 +13,17 @@ import pytest
 import test_train
 from test_train import ENVIRONMENT, PROGRAM, ends, log
 
-from course_utils import cluster
+start = functools.partial(test_train.start, program="train_jax.py")
+start_two = functools.partial(test_train.start_two, program="train_jax.py")
 
 
 @pytest.fixture
 def folder(tmp_path):
-    dice = "keras.layers.Flatten(), keras.layers.Dropout(0.3)"
-    text = PROGRAM.read_text(encoding="utf-8").replace("keras.layers.Flatten()", dice)
-    (tmp_path / "train.py").write_text(text, encoding="utf-8")
+    (tmp_path / "train.py").write_text(test_train.with_dropout(), encoding="utf-8")
     sister = PROGRAM.with_name("train_jax.py").read_text(encoding="utf-8")
     (tmp_path / "train_jax.py").write_text(sister, encoding="utf-8")
-    assert dice in text and len(sister.splitlines()) <= 120
+    assert len(sister.splitlines()) <= 120
     return tmp_path
-
-
-def start(folder, *options, **env):
-    command = [sys.executable, "train_jax.py", "--allow-cpu", *options]
-    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL, "text": True}
-    return subprocess.Popen(command, cwd=folder, env=ENVIRONMENT | env, **pipes)
-
-
-def start_two(folder, *options):
-    addresses = cluster.free_addresses(2)
-    options = "--batch-size-per-replica", "32", *options
-    return [start(folder, *options, TF_CONFIG=cluster.build_tf_config(addresses, index)) for index in range(2)]
 
 
 def test_two_processes_train_as_one_and_as_two_after_a_kill(folder):
@@ -59,9 +47,7 @@ def test_two_processes_train_as_one_and_as_two_after_a_kill(folder):
 
 
 def test_early_stopping_clipping_precision_and_a_model_that_is_built_late(folder):
-    text = PROGRAM.read_text(encoding="utf-8").replace("keras.utils.set_random_seed(0)", test_train.LATE.strip())
-    text = re.sub(r"model = keras\.Sequential\(.*", "model = Late(layers + [keras.layers.Dense(10)])", text)
-    (folder / "train.py").write_text(text, encoding="utf-8")
+    (folder / "train.py").write_text(test_train.built_late(), encoding="utf-8")
     options = "--learning-rate", "1", "--patience", "2", "--clip-norm", "1", "--precision", "mixed_bfloat16"
     ends(start(folder, "--epochs", "40", *options))
     losses = [float(row["val_loss"]) for row in log(folder / "run")]

@@ -91,12 +91,17 @@ def with_jax(batches):
         model = build_model(0)
         loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
         model.compile(keras.optimizers.Adam(0.002), loss, steps_per_execution=4)
-        same = type("Same", (keras.utils.PyDataset,), {"__len__": lambda _: 8,
-                    "__getitem__": lambda *_: (images[:batch], labels[:batch])})  # fmt: skip
+
+        class Same(keras.utils.PyDataset):
+            def __len__(self):
+                return 8
+
+            def __getitem__(self, step):
+                return images[:batch], labels[:batch]
 
         def fit():
             keras.distribution.set_distribution(distribution)
-            model.fit(same(), verbose=0)
+            model.fit(Same(), verbose=0)
 
         return fit
 

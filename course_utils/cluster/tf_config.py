@@ -88,8 +88,10 @@ def _missing(key):
 
 
 def _role_findings(cluster, task):
-    findings = [f"'cluster' knows no role {role!r}: {', '.join(ROLES)}" for role in cluster if role not in ROLES]
-    findings = [text + " (an old name of 'chief')" * ("'master'" in text) for text in findings]
+    old, known = {"master": " (an old name of 'chief')"}, ", ".join(ROLES)
+    findings = [
+        f"'cluster' knows no role {role!r}: {known}{old.get(role, '')}" for role in cluster if role not in ROLES
+    ]
     for role, addresses in cluster.items():
         if not _tasks(addresses):
             findings.append(f"cluster[{role!r}] must be a list of addresses, ['host:port', …]")
