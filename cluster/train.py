@@ -68,8 +68,8 @@ def arguments():
     return parser.parse_args()
 
 
-def place_from_slurm():
-    """Write TF_CONFIG, and return how many tasks this node runs."""
+def find_place():
+    """Write TF_CONFIG on Slurm; this worker's index, all workers (a chief is the first) and this node's tasks."""
     counts = re.findall(r"(\d+)(?:\(x(\d+)\))?", os.environ.get("SLURM_STEP_TASKS_PER_NODE", "1"))  # "2(x3),1"
     counts = [int(count) for count, times in counts for _ in range(int(times or 1))]
     if "TF_CONFIG" not in os.environ and sum(counts) > 1:
@@ -79,10 +79,13 @@ def place_from_slurm():
         workers = [f"{node}:{port + k}" for node, count in pairs for k in range(count)]
         place = {"cluster": {"worker": workers}, "task": {"type": "worker", "index": int(os.environ["SLURM_PROCID"])}}
         os.environ["TF_CONFIG"] = json.dumps(place)
-    return counts[int(os.environ.get("SLURM_NODEID", 0))]
+    place = {"cluster": {}, "task": {"type": "worker", "index": 0}} | json.loads(os.environ.get("TF_CONFIG", "{}"))
+    chiefs, workers = (list(place["cluster"].get(role, [])) for role in ("chief", "worker"))
+    index = int(place["task"]["index"]) + (len(chiefs) if place["task"]["type"] == "worker" else 0)
+    return index, chiefs + workers, counts[int(os.environ.get("SLURM_NODEID", 0))]
 
 
-def strategy_for_what_is_here(tasks, allow_cpu):
+def strategy_for_what_is_here(workers, tasks, allow_cpu):
     import tensorflow as tf
 
     gpus = tf.config.list_physical_devices("GPU")
@@ -93,7 +96,7 @@ def strategy_for_what_is_here(tasks, allow_cpu):
         tf.config.set_visible_devices(gpus, "GPU")
     for gpu in gpus:
         tf.config.experimental.set_memory_growth(gpu, True)  # take what is needed, not all there is
-    if len(json.loads(os.environ.get("TF_CONFIG", "{}")).get("cluster", {}).get("worker", [])) > 1:
+    if len(workers) > 1:
         return tf.distribute.MultiWorkerMirroredStrategy()
     return tf.distribute.MirroredStrategy() if len(gpus) > 1 else tf.distribute.get_strategy()
 
@@ -137,9 +140,9 @@ def main(args):
     import keras
     import tensorflow as tf
 
-    strategy = strategy_for_what_is_here(place_from_slurm(), args.allow_cpu)
+    index, workers, tasks = find_place()
+    strategy = strategy_for_what_is_here(workers, tasks, args.allow_cpu)
     keras.config.set_dtype_policy(args.precision)
-    index = json.loads(os.environ.get("TF_CONFIG", '{"task": {"index": 0}}'))["task"]["index"]
     batch = args.batch_size_per_replica * strategy.num_replicas_in_sync
     arrays = tf.data.Dataset.from_tensor_slices
     data, unseen = (part if isinstance(part, tf.data.Dataset) else arrays(part) for part in examples(args.data))

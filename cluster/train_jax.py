@@ -7,7 +7,6 @@ Slurm, Kubernetes and ssh start it, too: in the same files, PROGRAM=train_jax.py
 import csv
 import functools
 import hashlib
-import json
 import os
 import pathlib
 import shutil
@@ -20,30 +19,28 @@ import train
 os.environ["KERAS_BACKEND"] = "jax"
 
 
-def meet(tasks, allow_cpu):
-    """Wait for the other processes, if there are some: this one's index, and how many there are."""
+def meet(index, workers, tasks, allow_cpu):
+    """Choose the GPUs, and wait for the other processes, if there are some."""
     gpus = os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")
     if "SLURM_GPUS_PER_TASK" not in os.environ and len(gpus) >= tasks > 1:  # each task of a node takes its share
         os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(gpus[int(os.environ["SLURM_LOCALID"]) :: tasks])
     import jax
     import keras
 
-    place = json.loads(os.environ.get("TF_CONFIG", "{}"))
-    workers, index = place.get("cluster", {}).get("worker", [""]), place.get("task", {}).get("index", 0)
     if len(workers) > 1:
         jax.config.update("jax_cpu_collectives_implementation", "gloo")
         keras.distribution.initialize(",".join(workers), len(workers), index)
     if jax.default_backend() == "cpu" and not allow_cpu and shutil.which("nvidia-smi"):
         raise SystemExit("train_jax.py: JAX does not use the GPU here: install jax[cuda12] (--allow-cpu)")
     keras.distribution.set_distribution(keras.distribution.DataParallel(auto_shard_dataset=False))
-    return index, len(workers)
 
 
-def share_of(arrays, batch, index, workers):
+def share_of(arrays, batch, index):
     """What one worker gets of each batch: its rows, in an order that the epoch alone decides."""
+    import jax
     import keras
 
-    own, count = batch // workers, len(keras.tree.flatten(arrays)[0])
+    own, count = batch // jax.process_count(), len(keras.tree.flatten(arrays)[0])
     if count < batch:
         raise SystemExit(f"train_jax.py: {count} examples do not fill a batch of {batch}: --batch-size-per-replica")
 
@@ -63,13 +60,14 @@ def share_of(arrays, batch, index, workers):
 
 
 def main(args):
-    index, workers = meet(train.place_from_slurm(), args.allow_cpu)
+    index, workers, tasks = train.find_place()
+    meet(index, workers, tasks, args.allow_cpu)
     import jax
     import keras
 
     keras.config.set_dtype_policy(args.precision)
     batch = args.batch_size_per_replica * len(jax.devices())
-    training, validation = (share_of(arrays, batch, index, workers) for arrays in train.examples(args.data))
+    training, validation = (share_of(arrays, batch, index) for arrays in train.examples(args.data))
     model = train.build()
     if not model.built:  # a subclass
         model(keras.utils.unpack_x_y_sample_weight(training[0])[0])

@@ -33,10 +33,13 @@ def start(folder, *options, program="train.py", **env):
     return subprocess.Popen(command, cwd=folder, env=ENVIRONMENT | env, **pipes)
 
 
-def start_two(folder, *options, program="train.py"):
-    """Two workers with half of the batch each."""
-    addresses = cluster.free_addresses(2)
-    configs = [cluster.build_tf_config(addresses, index) for index in range(2)]
+def start_two(folder, *options, program="train.py", roles=(("worker", 0), ("worker", 1))):
+    """Two workers, or a chief and a worker, with half of the batch each."""
+    places = {}
+    for (role, _), address in zip(roles, cluster.free_addresses(2), strict=True):
+        places.setdefault(role, []).append(address)
+    tasks = [{"type": role, "index": index} for role, index in roles]
+    configs = [json.dumps({"cluster": places, "task": task}) for task in tasks]
     options = "--batch-size-per-replica", "32", *options
     return [start(folder, *options, program=program, TF_CONFIG=config) for config in configs]
 
@@ -72,7 +75,8 @@ def log(folder):
 
 def test_two_workers_train_as_one_process_does(folder):
     _, (printed,) = ends(start(folder, "--epochs", "1", "--run-folder", "one"))
-    ends(*start_two(folder, "--epochs", "1", "--run-folder", "two"))
+    roles = ("chief", 0), ("worker", 0)  # which is the first one, and who writes
+    ends(*start_two(folder, "--epochs", "1", "--run-folder", "two", roles=roles))
     one, two = (np.array(list(log(folder / name)[0].values()), float) for name in ("one", "two"))
     assert one == pytest.approx(two, abs=2e-6)
     assert re.match(r"epoch 1: loss [\d.]+, accuracy [\d.]+, val_loss [\d.]+, val_accuracy [\d.]+\n", printed)
@@ -159,8 +163,8 @@ def train(monkeypatch):
 def test_a_gpu_that_tensorflow_does_not_use(train, monkeypatch):
     monkeypatch.setattr(train.shutil, "which", lambda name: "/usr/bin/nvidia-smi")
     with pytest.raises(SystemExit, match=r"TensorFlow does not use the GPU here: install tensorflow\[and"):
-        train.strategy_for_what_is_here(1, allow_cpu=False)
-    assert train.strategy_for_what_is_here(1, allow_cpu=True).num_replicas_in_sync == 1
+        train.strategy_for_what_is_here([], 1, allow_cpu=False)
+    assert train.strategy_for_what_is_here([], 1, allow_cpu=True).num_replicas_in_sync == 1
 
 
 @pytest.mark.parametrize(
@@ -177,7 +181,7 @@ def test_which_gpu_is_whose(train, monkeypatch, tasks, own, gpus):
     monkeypatch.setenv("SLURM_LOCALID", "1")
     if own:
         monkeypatch.setenv("SLURM_GPUS_PER_TASK", "2")
-    strategy = train.strategy_for_what_is_here(tasks, allow_cpu=False)
+    strategy = train.strategy_for_what_is_here([], tasks, allow_cpu=False)
     assert seen[-1] == "".join(growing) == gpus and (strategy == "mirrored") == (len(gpus) > 1)
 
 
@@ -185,15 +189,15 @@ def test_the_place_that_slurm_gives(train, monkeypatch):
     nodes = types.SimpleNamespace(check_output=lambda command, text: "n9\nn10\nn11\n")
     monkeypatch.setattr(train, "subprocess", nodes)
     monkeypatch.delenv("TF_CONFIG", raising=False)
-    assert train.place_from_slurm() == 1 and "TF_CONFIG" not in os.environ
+    assert train.find_place() == (0, [], 1) and "TF_CONFIG" not in os.environ
     variables = {"STEP_NODELIST": "n[9-11]", "STEP_TASKS_PER_NODE": "2(x2),1", "JOB_ID": "4711", "PROCID": "3"}
     for name, value in (variables | {"NODEID": "1"}).items():
         monkeypatch.setenv(f"SLURM_{name}", value)
     monkeypatch.setenv("TF_CONFIG", "")  # to be taken away at the end
     monkeypatch.delenv("TF_CONFIG")
-    assert train.place_from_slurm() == 2
-    config = json.loads(os.environ.pop("TF_CONFIG"))
     workers = ["n9:21422", "n9:21423", "n10:21422", "n10:21423", "n11:21422"]
+    assert train.find_place() == (3, workers, 2)
+    config = json.loads(os.environ.pop("TF_CONFIG"))
     assert config == {"cluster": {"worker": workers}, "task": {"type": "worker", "index": 3}}
 
 

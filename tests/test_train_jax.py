@@ -76,7 +76,7 @@ def test_which_gpu_is_whose(monkeypatch, tasks, own, gpus):
     if own:
         monkeypatch.setenv("SLURM_GPUS_PER_TASK", "4")
     monkeypatch.delenv("TF_CONFIG", raising=False)
-    assert train_jax.meet(tasks, allow_cpu=True) == (0, 1)
+    train_jax.meet(0, [], tasks, allow_cpu=True)
     assert train_jax.os.environ["CUDA_VISIBLE_DEVICES"] == gpus
 
 
@@ -87,4 +87,4 @@ def test_a_gpu_that_jax_does_not_use(monkeypatch):
     train_jax = importlib.import_module("train_jax")
     monkeypatch.setattr(train_jax.shutil, "which", lambda name: name)
     with pytest.raises(SystemExit, match="JAX does not use the GPU here"):
-        train_jax.meet(1, allow_cpu=False)
+        train_jax.meet(0, [], 1, allow_cpu=False)
