@@ -1,7 +1,8 @@
 """Train with `fit`, by Keras on JAX: train.py's sister, beside it, with its `build`, `examples` and arguments.
 
 Slurm, Kubernetes and ssh start it, too: in the same files, PROGRAM=train_jax.py. It does without TensorFlow, if
-`examples` returns arrays. Started again with the same --run-folder, it goes on after the last complete epoch.
+`examples` returns arrays. Started again with the same --run-folder, it goes on after the last complete epoch: on a GPU
+to the last bit with XLA_FLAGS=--xla_gpu_deterministic_ops=true.
 """
 
 import csv

@@ -1,6 +1,6 @@
 """Keras on JAX on a physical GPU: equal to the CPU, how fast, and how much memory. `docs/gpu.md` has what it printed.
 
-usage: python tests/gpu.py equal | speed | two    needs JAX with a GPU, Keras and scikit-learn; no TensorFlow
+usage: python tests/gpu.py equal | speed | two | resumed  needs JAX with a GPU, Keras and scikit-learn; no TensorFlow
 """
 
 import json
@@ -116,6 +116,17 @@ def speed(kind="cnn", *sizes):
     for batch in sizes or (128, 512, 2048, 8192):
         for policy, steps in ("float32", 1), ("float32", 8), ("mixed_bfloat16", 1), ("mixed_bfloat16", 8):
             print(kind, batch, policy, steps, json.dumps(by_itself("epochs", kind, batch, policy, steps)), flush=True)
+
+
+def resumed():
+    """The digest of three epochs, of the same once more, and of one and then two; without and with XLA's flag."""
+    for flags in "", "--xla_gpu_deterministic_ops=true":
+        with tempfile.TemporaryDirectory() as folder:
+            for name, epochs in ("first", 3), ("again", 3), ("stopped", 1), ("stopped", 3):
+                options = f"--epochs={epochs}", f"--run-folder={folder}/{name}"
+                command = [sys.executable, ROOT / "cluster" / "train_jax.py", *options]
+                done = subprocess.run(command, env=os.environ | {"XLA_FLAGS": flags}, capture_output=True, text=True)
+                print(flags or "no flag", name, (done.stdout or done.stderr).splitlines()[-1], flush=True)
 
 
 def two():
