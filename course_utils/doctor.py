@@ -8,6 +8,7 @@ import importlib.metadata
 import json
 import os
 import pathlib
+import shutil
 import socket
 import subprocess
 import sys
@@ -19,6 +20,8 @@ ROOT = pathlib.Path(__file__).resolve().parent.parent
 NEEDED = ("tensorflow", "keras", "numpy", "scipy", "scikit-learn", "matplotlib", "psutil", "cloudpickle")
 INSTALL = "install requirements.txt (make lab does it, in an environment of its own)"
 LOOK = "import json; from course_utils import environment; print(json.dumps(environment.facts()))"
+SHARED = "/dev/shm"
+OLDEST_DRIVER = 525  # for CUDA 12: https://www.tensorflow.org/install/pip
 OK, WARN, FAIL = "[ OK ]", "[WARN]", "[FAIL]"
 
 
@@ -95,6 +98,19 @@ def tensorflow():
     yield well, WARN, words, facts.get("remedy", "")
 
 
+def nvidia():
+    """What GPUs need besides TensorFlow: a driver for CUDA 12, and shared memory for NCCL where there are several."""
+    version = environment.nvidia_smi("driver_version")
+    major = version.partition(".")[0]
+    if major.isdigit():
+        remedy = f"CUDA 12 needs {OLDEST_DRIVER}.60 or newer: install a newer driver"
+        yield int(major) >= OLDEST_DRIVER, WARN, f"NVIDIA driver {version}", remedy
+        if os.path.isdir(SHARED):
+            size = shutil.disk_usage(SHARED).total / 2**30
+            remedy = "NCCL between GPUs wants 1 GiB, and dies (SIGBUS) without: docker run --shm-size=1g"
+            yield size > 0.9, WARN, f"{SHARED}: {size:.2f} GiB", remedy
+
+
 def memory():
     if environment.installed("psutil"):  # else packages() has said so
         _, free = environment.memory()
@@ -152,7 +168,7 @@ def jupyter():
     yield own, WARN, words, "python -m ipykernel install --sys-prefix, with this Python"
 
 
-CHECKS = (python, packages, tensorflow, memory, disk, loopback, workers, mnist, jupyter)
+CHECKS = (python, packages, tensorflow, nvidia, memory, disk, loopback, workers, mnist, jupyter)
 
 
 def verdicts(check) -> list[tuple[str, str, str]]:

@@ -162,7 +162,7 @@ def _tensorflow_facts():
 
 def _unused_gpu():
     """What to say, if there is an NVIDIA GPU here that TensorFlow does not use; a remedy unless that is meant."""
-    if not (card := _nvidia_smi("name")):
+    if not (card := nvidia_smi("name")):
         return {}
     if (hidden := os.environ.get("CUDA_VISIBLE_DEVICES")) in ("", "-1"):
         return {"GPUs": f"none: CUDA_VISIBLE_DEVICES={hidden!r} hides {card} (unset it before Python starts)"}
@@ -171,7 +171,7 @@ def _unused_gpu():
     return {"GPUs": f"none that TensorFlow can use, though there is one ({card})", "remedy": remedy}
 
 
-def _nvidia_smi(what):
+def nvidia_smi(what):
     """What NVIDIA's tool says of the first GPU that this process may see, or "" (no such tool, no GPU, no answer)."""
     first = os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")[0]
     command = ["nvidia-smi", f"--query-gpu={what}", "--format=csv,noheader,nounits"]
@@ -222,7 +222,7 @@ def logical_devices(count: int, kind: str = "auto") -> list[str]:
             split(gpus[0], count, [])  # split by an earlier call: make it whole again
         line = f"{count} physical GPU{'s' * (count > 1)}"
     elif gpus:
-        free = _nvidia_smi("memory.free")
+        free = nvidia_smi("memory.free")
         size = int(0.8 * int(free) / count) if free.isdigit() else GPU_SLICE_MIB
         split(gpus[0], count, [tf.config.LogicalDeviceConfiguration(memory_limit=size)] * count)
         line = f"{count} logical GPUs, slices of one physical GPU: {simulated}"

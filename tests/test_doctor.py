@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+import types
 
 import pytest
 from packaging.specifiers import SpecifierSet
@@ -24,13 +25,15 @@ def nvidia(tmp_path, monkeypatch):
     """NVIDIA's driver is on this machine, and a card."""
     tool = tmp_path / "bin" / "nvidia-smi"
     tool.parent.mkdir()
-    tool.write_text("#!/bin/sh\necho Tesla T4\n")
+    tool.write_text('#!/bin/sh\ncase "$1" in *driver*) echo 535.104.05;; *) echo Tesla T4;; esac\n')
     tool.chmod(0o755)
     monkeypatch.setenv("PATH", f"{tool.parent}{os.pathsep}{os.environ['PATH']}")
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "-1")
 
 
-PLENTY = "from course_utils import environment as e; e.memory, e.free_disk = (lambda: (32.0, 16.0)), (lambda: 32.0)\n"
+PLENTY = """from course_utils import doctor, environment
+doctor.SHARED, environment.memory, environment.free_disk = "/", lambda: (32.0, 16.0), lambda: 32.0
+"""
 
 
 @pytest.mark.skipif(os.name == "nt", reason="the stand-in for nvidia-smi is a POSIX script")
@@ -44,6 +47,8 @@ def test_here_all_is_well_beside_a_hidden_gpu_too(python, nvidia):
         "packages",
         "TensorFlow 2.",
         "GPUs: none: CUDA_VISIBLE_DEVICES='-1' hides Tesla T4",
+        "NVIDIA driver 535.104.05",
+        "/: ",
         "memory",
         "disk",
         "127.0.0.1",
@@ -51,6 +56,17 @@ def test_here_all_is_well_beside_a_hidden_gpu_too(python, nvidia):
         "kernel",
     ):
         assert sum(words in line for line in said) == 1
+
+
+def test_an_old_driver_and_little_shared_memory(monkeypatch):
+    monkeypatch.setattr(doctor.environment, "nvidia_smi", {"driver_version": "470.57.02"}.get)
+    monkeypatch.setattr(doctor.shutil, "disk_usage", lambda path: types.SimpleNamespace(total=64 * 2**20))
+    monkeypatch.setattr(doctor, "SHARED", "/")
+    (_, driver, newer), (_, shared, larger) = lines(doctor.nvidia)
+    assert driver == "NVIDIA driver 470.57.02" and "CUDA 12 needs 525.60 or newer" in newer
+    assert shared == "/: 0.06 GiB" and "--shm-size=1g" in larger
+    monkeypatch.setattr(doctor.environment, "nvidia_smi", lambda what: "")
+    assert not lines(doctor.nvidia)
 
 
 @pytest.mark.parametrize(
