@@ -123,6 +123,27 @@ def nested(tmp_path, monkeypatch):
         return "RuntimeError: " + " ".join(problem.outcomes[0].log)
 
 
+def distributed_by_keras(tmp_path, monkeypatch):
+    def fit():
+        devices = environment.logical_devices(2, kind="cpu")
+        import keras
+
+        keras.distribution.set_distribution(keras.distribution.DataParallel(devices=["cpu:0", "cpu:1"]))
+        model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(1)])
+        model.compile("sgd", "mse")
+        model.fit(np.ones((4, 2)), np.ones((4, 1)), verbose=0)
+        return len(devices), {environment.short_name(weight.value.device) for weight in model.weights}
+
+    count, places = run_in_process(fit)
+    return f"DataParallel on {('no', 'one', 'two')[count]} devices: weights on {', '.join(places)}"
+
+
+def nothing_to_average(tmp_path, monkeypatch):
+    import tensorflow as tf
+
+    return f"loss: {tf.reduce_mean(tf.zeros([0])).numpy()}"
+
+
 def too_large(tmp_path, monkeypatch):
     import tensorflow as tf
 
@@ -153,6 +174,11 @@ RAISERS = {
     "Your input ran out of data": too_few_batches,
     "RuntimeError: … `merge_call`": nested,
     "ResourceExhaustedError: … OOM": too_large,
+    "loss: nan": nothing_to_average,
+    "DataParallel on two devices": distributed_by_keras,
+    "JAX distributed service detected": python(
+        "import jax; jax.distributed.initialize('127.0.0.1:8476', 2, 1, initialization_timeout=2)"
+    ),
 }
 
 
