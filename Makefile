@@ -2,7 +2,7 @@
 # make run       execute every notebook, and leave it as HTML under build/
 # make test      everything that proves the course works; GPUs are hidden from it
 # make mnist     every notebook with DATASET = "mnist", on a stand-in: some fifteen minutes (with CI set, its first proofs)
-# make soak      workers killed at random moments, forty times; forty models planned; 06 with seven models: some ten minutes
+# make soak      workers killed at random moments, fifty times; forty models planned; 06 with seven models: some twenty minutes
 # make cluster   the files of cluster/ on a real Slurm of two nodes; needs Linux, root, and Slurm: some two minutes
 # make colab     the notebooks as on Colab: its packages, an empty folder; 04 on its TPU runtime too, without TensorFlow
 #                and with the real tensorflow-tpu (but no TPU); needs Python 3.13

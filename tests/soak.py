@@ -1,12 +1,13 @@
 """What takes minutes: twenty kills in training and twenty during start-up, each recovered from, with equal weights and
-nothing left behind; and all forty models of `keras.applications` in the planner.
+nothing left behind; ten more kills of `cluster/train_jax.py`; all forty models of `keras.applications` in the planner.
 
-`make soak` runs it, and `make test` does not. What is killed are the cells of notebook 03.
+`make soak` runs it, and `make test` does not. What is killed first are the cells of notebook 03.
 """
 
 import math
 import os
 import random
+import shutil
 import tempfile
 import threading
 import time
@@ -16,6 +17,7 @@ import numpy as np
 import psutil
 import pytest
 from cells import executed
+from test_train import PROGRAM, ends, log, start_two
 
 from course_utils import planner
 from course_utils.cluster import run_on_workers
@@ -74,6 +76,35 @@ def test_killed_and_recovered(phase, k, train_on, undisturbed, tmp_path, capfd, 
         assert all(np.array_equal(mine, theirs) for mine, theirs in zip(weights, undisturbed, strict=True))
     assert not living()
     assert not list(temporary.iterdir())
+
+
+@pytest.fixture(scope="module")
+def train_jax(tmp_path_factory):
+    """Two workers of train_jax.py to start in a folder, and the digest with which they end if nobody is killed."""
+
+    def start(folder):
+        for program in "train.py", "train_jax.py":
+            shutil.copy(PROGRAM.with_name(program), folder)
+        return start_two(folder, "--epochs", "8", "--run-folder", "run", program="train_jax.py")
+
+    return start, ends(*start(tmp_path_factory.mktemp("undisturbed")))[0]
+
+
+@pytest.mark.parametrize("k", range(2 if os.environ.get("CI") else 10))
+def test_train_jax_killed_and_resumed(k, train_jax, tmp_path):
+    (start, undisturbed), chance = train_jax, random.Random(k)
+    workers = start(tmp_path)
+    while not workers[0].stdout.readline().startswith("epoch 1:"):
+        assert workers[0].poll() is None
+    time.sleep(chance.uniform(0, 1))
+    chance.choice(workers).kill()
+    for worker in workers:
+        worker.communicate(timeout=30)
+        assert worker.returncode != 0, "nobody waits for the dead, and nobody says that all is well"
+    done = len(log(tmp_path / "run"))
+    digest, (printed, _) = ends(*start(tmp_path))
+    assert digest == undisturbed and len(log(tmp_path / "run")) == 8
+    assert f"epochs {done} to 8" in printed or f"epochs {done + 1} to 8" in printed, "at most an epoch is lost"
 
 
 @pytest.mark.parametrize("name", APPLICATIONS)
