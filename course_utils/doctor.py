@@ -99,7 +99,7 @@ def tensorflow():
 
 
 def nvidia():
-    """What GPUs need besides TensorFlow: a driver for CUDA 12, and shared memory for NCCL where there are several."""
+    """What a GPU needs besides TensorFlow: a driver for CUDA 12, and for NCCL, if there are several, shared memory."""
     version = environment.nvidia_smi("driver_version")
     major = version.partition(".")[0]
     if major.isdigit():

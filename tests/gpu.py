@@ -20,6 +20,12 @@ CPU = {"JAX_PLATFORMS": "cpu"}
 FULL = {"JAX_DEFAULT_MATMUL_PRECISION": "highest"}  # float32 in all its digits, on the GPU too
 
 
+def train_jax(folder, epochs, *options):
+    """The command that trains in this folder with `cluster/train_jax.py`."""
+    program = ROOT / "cluster" / "train_jax.py"
+    return [sys.executable, program, f"--epochs={epochs}", f"--run-folder={folder}", *options]
+
+
 def by_itself(function, *words, **env):
     """What `function` of this file says, called in a process of its own."""
     command = [sys.executable, __file__, function, *map(str, words)]
@@ -105,8 +111,8 @@ def equal():
     logs = []
     for env in FULL, FULL | CPU:
         with tempfile.TemporaryDirectory() as folder:
-            command = [sys.executable, ROOT / "cluster" / "train_jax.py", "--epochs=3", f"--run-folder={folder}"]
-            done = subprocess.run([*command, "--allow-cpu"], env=os.environ | env, capture_output=True, text=True)
+            command = train_jax(folder, 3, "--allow-cpu")
+            done = subprocess.run(command, env=os.environ | env, capture_output=True, text=True)
             print(done.stdout or done.stderr[-1500:], flush=True)
             logs.append(np.loadtxt(pathlib.Path(folder, "log.csv"), delimiter=",", skiprows=1))
     print(f"train_jax.py: its log on the GPU and on the CPU, at most {np.abs(logs[0] - logs[1]).max():.2g} apart")
@@ -123,17 +129,15 @@ def resumed():
     for flags in "", "--xla_gpu_deterministic_ops=true":
         with tempfile.TemporaryDirectory() as folder:
             for name, epochs in ("first", 3), ("again", 3), ("stopped", 1), ("stopped", 3):
-                options = f"--epochs={epochs}", f"--run-folder={folder}/{name}"
-                command = [sys.executable, ROOT / "cluster" / "train_jax.py", *options]
-                done = subprocess.run(command, env=os.environ | {"XLA_FLAGS": flags}, capture_output=True, text=True)
+                command, env = train_jax(f"{folder}/{name}", epochs), os.environ | {"XLA_FLAGS": flags}
+                done = subprocess.run(command, env=env, capture_output=True, text=True)
                 print(flags or "no flag", name, (done.stdout or done.stderr).splitlines()[-1], flush=True)
 
 
 def two():
     """Two processes on one GPU."""
     config = {"cluster": {"worker": ["127.0.0.1:23456", "127.0.0.1:23457"]}}
-    folder = tempfile.mkdtemp()
-    command = [sys.executable, ROOT / "cluster" / "train_jax.py", "--epochs=1", f"--run-folder={folder}"]
+    command = train_jax(tempfile.mkdtemp(), 1)
     places = [json.dumps(config | {"task": {"type": "worker", "index": k}}) for k in range(2)]
     envs = [os.environ | {"TF_CONFIG": place, "XLA_PYTHON_CLIENT_PREALLOCATE": "false"} for place in places]
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}

@@ -7,7 +7,6 @@ nothing left behind; ten more kills of `cluster/train_jax.py`; all forty models 
 import math
 import os
 import random
-import shutil
 import tempfile
 import threading
 import time
@@ -17,7 +16,8 @@ import numpy as np
 import psutil
 import pytest
 from cells import executed
-from test_train import PROGRAM, ends, log, start_two
+from test_train import ends, log
+from test_train_jax import start_two, with_sister
 
 from course_utils import planner
 from course_utils.cluster import run_on_workers
@@ -83,9 +83,7 @@ def train_jax(tmp_path_factory):
     """Two workers of train_jax.py to start in a folder, and the digest with which they end if nobody is killed."""
 
     def start(folder):
-        for program in "train.py", "train_jax.py":
-            shutil.copy(PROGRAM.with_name(program), folder)
-        return start_two(folder, "--epochs", "8", "--run-folder", "run", program="train_jax.py")
+        return start_two(with_sister(folder), "--epochs", "8", "--run-folder", "run")
 
     return start, ends(*start(tmp_path_factory.mktemp("undisturbed")))[0]
 

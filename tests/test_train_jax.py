@@ -17,13 +17,18 @@ start = functools.partial(test_train.start, program="train_jax.py")
 start_two = functools.partial(test_train.start_two, program="train_jax.py")
 
 
+def with_sister(folder):
+    """The folder, with both programs in it, and random numbers in their model."""
+    (folder / "train.py").write_text(test_train.with_dropout(), encoding="utf-8")
+    sister = PROGRAM.with_name("train_jax.py").read_text(encoding="utf-8")
+    (folder / "train_jax.py").write_text(sister, encoding="utf-8")
+    assert len(sister.splitlines()) <= 120
+    return folder
+
+
 @pytest.fixture
 def folder(tmp_path):
-    (tmp_path / "train.py").write_text(test_train.with_dropout(), encoding="utf-8")
-    sister = PROGRAM.with_name("train_jax.py").read_text(encoding="utf-8")
-    (tmp_path / "train_jax.py").write_text(sister, encoding="utf-8")
-    assert len(sister.splitlines()) <= 120
-    return tmp_path
+    return with_sister(tmp_path)
 
 
 def test_two_processes_train_as_one_and_as_two_after_a_kill(folder):
