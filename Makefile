@@ -4,13 +4,14 @@
 # make mnist     every notebook with DATASET = "mnist", on a stand-in: some fifteen minutes (with CI set, its first proofs)
 # make soak      workers killed at random moments, fifty times; forty models planned; 06 with seven models: some twenty minutes
 # make cluster   the files of cluster/ on a real Slurm of two nodes; needs Linux, root, and Slurm: some two minutes
-# make colab     the notebooks as on Colab: its packages, an empty folder; 04 on its TPU runtime too, without TensorFlow
-#                and with the real tensorflow-tpu (but no TPU); needs Python 3.13
+# make hosted    the notebooks as on Colab and on Kaggle: their packages, an empty folder; 04 on their TPU runtimes too,
+#                and with the real tensorflow-tpu (but no TPU); needs Python 3.12 and 3.13 (with CI set, 02 and 04
+#                with Kaggle's packages, the others with Colab's)
 # make compatibility  docs/compatibility.md, the table of what works together, seen again; some eight minutes; needs Python 3.13 too
 # make browser   a real browser in JupyterLab: every notebook run, its answers opened, its exercises solved; needs Chromium
 # make site      the course as a website under build/site, from what is stored: nothing is executed
 # make links     which external links answer; needs a network
-# make test-gpu  the notebooks on this machine's GPUs: proofs judge, stored outputs are not compared
+# make test-gpu  the notebooks on this machine's GPUs: proofs judge, stored outputs are not compared; build/gpu-report.md
 # Each first makes .venv from requirements.txt if it is missing or older; with GPU=1 from requirements-gpu.txt.
 
 FITS := import ensurepip, sys, venv; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))
@@ -21,7 +22,7 @@ REQUIREMENTS := requirements$(if $(GPU),-gpu).txt
 READY := .venv/ready$(if $(GPU),-gpu)
 AS_ROOT := $(if $(filter 0,$(shell id -u)),--allow-root --ip=127.0.0.1)
 
-.PHONY: lab run test mnist soak cluster colab compatibility browser site links test-gpu
+.PHONY: lab run test mnist soak cluster hosted compatibility browser site links test-gpu
 lab: $(READY)
 	$(BIN)/jupyter lab $(AS_ROOT) notebooks
 
@@ -48,16 +49,20 @@ cluster: $(READY)
 		{ echo "make cluster needs namespaces, and they cannot be had here: be root, on Linux, outside an unprivileged container" >&2; exit 1; }
 	$(NAMESPACES) $(BIN)/python -m pytest tests/real_slurm.py
 
-colab: export CUDA_VISIBLE_DEVICES := -1
-colab: .venv-colab/cpu/ready .venv-colab/tpu/ready .venv-colab/tensorflow_tpu/ready
-	.venv-colab/cpu/bin/python tests/colab/cpu.py
-	cd notebooks && PYTHONPATH=.. MPLBACKEND=Agg ../.venv-colab/tpu/bin/python ../tests/colab/tpu.py
-	PYTHONPATH=$(CURDIR) .venv-colab/tensorflow_tpu/bin/python -m pytest --nbval-lax notebooks/04_tpu_strategy.ipynb
+HOSTED := .venv-hosted
+ON_HOST = PYTHONPATH=$(CURDIR) $(HOSTED)/$(1)/bin/python -m pytest --nbval-lax notebooks/04_tpu_strategy.ipynb
+hosted: export CUDA_VISIBLE_DEVICES := -1
+hosted: $(patsubst tests/hosted/%.txt,$(HOSTED)/%/ready,$(wildcard tests/hosted/*.txt))
+	$(HOSTED)/colab/bin/python tests/hosted/rehearse.py colab $(if $(CI),00 01 03 05 06)
+	$(HOSTED)/kaggle/bin/python tests/hosted/rehearse.py kaggle $(if $(CI),02 04)
+	cd notebooks && PYTHONPATH=.. MPLBACKEND=Agg ../$(HOSTED)/colab_tpu/bin/python ../tests/hosted/without_tensorflow.py
+	$(call ON_HOST,tensorflow_tpu)
+	KAGGLE_KERNEL_RUN_TYPE=Interactive TPU_PROCESS_ADDRESSES=local $(call ON_HOST,kaggle_tpu)
 
 compatibility: export CUDA_VISIBLE_DEVICES := -1
-compatibility: $(READY) .venv-colab/cpu/ready
+compatibility: $(READY) .venv-hosted/colab/ready
 	$(BIN)/python tools/compatibility.py --check
-	.venv-colab/cpu/bin/python tools/compatibility.py --check
+	$(HOSTED)/colab/bin/python tools/compatibility.py --check
 
 define environment  # in $(@D), from the first prerequisite
 	$(PYTHON) -m venv $(@D)
@@ -65,9 +70,10 @@ define environment  # in $(@D), from the first prerequisite
 	@touch $@
 endef
 
-.venv-colab/%/ready: PYTHON := python3.13
-.venv-colab/%/ready: tests/colab/%.txt
-	@$(PYTHON) -c 'import ensurepip, sys, venv; sys.exit(sys.version_info[:2] != (3, 13))' || { echo "Colab has Python 3.13, and $(PYTHON) is none: make colab PYTHON=/path/to/python3.13" >&2; exit 1; }
+$(HOSTED)/%/ready: VERSION = $(if $(findstring kaggle,$*),3.12,3.13)
+$(HOSTED)/%/ready: PYTHON = python$(VERSION)
+$(HOSTED)/%/ready: tests/hosted/%.txt
+	@$(PYTHON) -c 'import ensurepip, venv' || { echo "make hosted needs python3.12, as on Kaggle, and python3.13, as on Colab, with venv and ensurepip; $(PYTHON) is missing" >&2; exit 1; }
 	$(environment)
 
 browser: .venv/ready-browser site
@@ -91,7 +97,7 @@ links: .venv-site/ready
 
 test-gpu: $(READY)
 	@$(BIN)/python -c "import course_utils, sys, tensorflow as tf; sys.exit(None if tf.config.list_physical_devices('GPU') else 'TensorFlow sees no GPU here: make test runs everything without one')"
-	$(BIN)/python -m pytest --nbval-lax notebooks
+	$(BIN)/python tests/gpu_report.py
 
 $(READY): requirements.txt $(REQUIREMENTS)
 	@test -n "$(PYTHON)" || { echo "The course needs Python 3.11, 3.12 or 3.13 with venv and ensurepip (on Debian: apt install python3-venv); none was found. Name one: make PYTHON=/path/to/python" >&2; exit 1; }

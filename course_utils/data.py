@@ -1,17 +1,9 @@
 """The digits: as arrays, and as a tf.data pipeline."""
 
 import errno
-import os
-import pathlib
-import shutil
-import urllib.request
-import zipfile
+import socket
 
 from course_utils.arguments import one_of, whole_number
-
-MNIST = "https://storage.googleapis.com/tensorflow/tf-keras-datasets/mnist.npz"
-TRAIN_EXAMPLES = 1536
-"""Of the 1,797 small digits: 12 batches of 128, so that no power of two up to 512 leaves a remainder."""
 
 
 def load_digits(name: str = "digits") -> tuple[tuple, tuple]:
@@ -35,24 +27,19 @@ def _small_digits():
     bunch = sklearn.datasets.load_digits()
     images = scipy.ndimage.zoom(bunch.images / 16, (1, 3.5, 3.5), order=1, mode="nearest", grid_mode=True)
     images, labels = images.astype("float32")[..., None], bunch.target.astype("int64")
-    x_train, x_test, y_train, y_test = sklearn.model_selection.train_test_split(
-        images, labels, train_size=TRAIN_EXAMPLES, stratify=labels, random_state=0
+    x_train, x_test, y_train, y_test = sklearn.model_selection.train_test_split(  # 1,536: 3 batches of 512
+        images, labels, train_size=1536, stratify=labels, random_state=0
     )
     return (x_train, y_train), (x_test, y_test)
-
-
-def mnist_cache() -> pathlib.Path:
-    """Where Keras keeps MNIST, once it has been downloaded."""
-    return pathlib.Path(os.environ.get("KERAS_HOME", "~/.keras")).expanduser() / "datasets" / "mnist.npz"
 
 
 def _mnist():
     import keras
 
+    deadline = socket.getdefaulttimeout()
+    socket.setdefaulttimeout(30)  # Keras would wait for a network without end
     try:
-        if not zipfile.is_zipfile(mnist_cache()):  # not there, or broken off
-            _download(MNIST, mnist_cache())
-        train, test = keras.datasets.mnist.load_data()  # checks it
+        train, test = keras.datasets.mnist.load_data()  # checks what it finds or fetches
     except Exception as problem:  # a network has many ways to fail, and Keras raises a bare Exception
         reason = (str(problem) or type(problem).__name__).splitlines()[0]
         ways = {errno.ENOSPC: "free some space on the disk", errno.EACCES: "let KERAS_HOME name a folder of your own"}
@@ -61,22 +48,9 @@ def _mnist():
             f"MNIST is not in Keras' cache and could not be downloaded: {way} and run this again, or "
             f'set DATASET = "digits", which needs none of this ({reason[:200]})'
         ) from None
-    return tuple(((x / 255).astype("float32")[..., None], y.astype("int64")) for x, y in (train, test))
-
-
-def _download(address, path):
-    """Fetch a file; no read of the network waits longer than 30 s. (Keras' own way to fetch one has no deadline.)"""
-    print(f"{path.name} is downloaded, once …")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f"{path.name}.{os.getpid()}")
-    try:
-        with urllib.request.urlopen(address, timeout=30) as answer, open(part, "wb") as file:
-            shutil.copyfileobj(answer, file)
-        if not zipfile.is_zipfile(part):
-            raise OSError("the download broke off")
-        os.replace(part, path)
     finally:
-        part.unlink(missing_ok=True)
+        socket.setdefaulttimeout(deadline)
+    return tuple(((x / 255).astype("float32")[..., None], y.astype("int64")) for x, y in (train, test))
 
 
 def make_dataset(images, labels, global_batch_size: int, *, cache: bool = True, shuffle: bool = True, seed: int = 0,

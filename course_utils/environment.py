@@ -13,27 +13,21 @@ import warnings
 
 from course_utils.arguments import one_of, whole_number
 
-GPU_SLICE_MIB = 1024  # of one logical GPU, where its card does not say how much it has
 
-
-def quiet_logs() -> None:
-    """Keep TensorFlow's start-up log and Keras' false alarms out of the notebook; `import course_utils` does it.
+def prepare() -> None:
+    """Keep TensorFlow's start-up log and Keras' false alarms out of the notebook, and leave GPUs to share.
 
     What TensorFlow 2.21 logs while it is loaded ignores `TF_CPP_MIN_LOG_LEVEL`: so stderr is set aside meanwhile, and
     shown after all if the import fails. `TPU_SKIP_MDS_QUERY` spares libtpu minutes of waiting for Google's servers.
     """
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    os.environ.setdefault("TF_FORCE_GPU_ALLOW_GROWTH", "true")  # or the next process finds no memory left
+    os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
     if not tpu_in_machine():
         os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")  # the next is a false alarm of Keras 3.15's, of every dataset
     warnings.filterwarnings("ignore", message="`shuffle=True` was passed, but will be ignored")
     if not any(isinstance(finder, _QuietImport) for finder in sys.meta_path):
         sys.meta_path.insert(0, _QuietImport())
-
-
-def share_gpus() -> None:
-    """Have TensorFlow and JAX take a GPU's memory as they need it, or the next process finds none left."""
-    os.environ.setdefault("TF_FORCE_GPU_ALLOW_GROWTH", "true")
-    os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
 
 
 class _QuietImport:
@@ -84,9 +78,9 @@ def _stderr_set_aside():
             keeper.wait(10)
 
 
-def on_colab() -> bool:
-    """True in a Google Colab runtime."""
-    return "google.colab" in sys.modules
+def host() -> str:
+    """Whose runtime this is, "Google Colab" or "Kaggle"; or "", a machine of one's own."""
+    return "Kaggle" if "KAGGLE_KERNEL_RUN_TYPE" in os.environ else "Google Colab" * ("google.colab" in sys.modules)
 
 
 def tpu_in_machine() -> bool:
@@ -95,10 +89,10 @@ def tpu_in_machine() -> bool:
 
 
 def accelerator() -> str:
-    """The kind of device that computes here, "GPU", "TPU" or "CPU"; without TensorFlow, by a TPU's files alone."""
-    if tf := sys.modules.get("tensorflow"):
-        return next((kind for kind in ("TPU", "GPU") if tf.config.list_physical_devices(kind)), "CPU")
-    return "TPU" if tpu_in_machine() else "CPU"
+    """The kind of device that computes here, "GPU", "TPU" or "CPU"; a TPU that TensorFlow cannot use, JAX may use."""
+    tf = sys.modules.get("tensorflow")
+    kinds = [kind for kind in ("TPU", "GPU") if tf and tf.config.list_physical_devices(kind)]
+    return (kinds + ["TPU"] * tpu_in_machine() + ["CPU"])[0]
 
 
 LIBTPU_TOO_NEW = (0, 0, 32)  # from here on importing tensorflow-tpu 2.20.0 aborts the process (seen up to 0.0.52)
@@ -121,11 +115,6 @@ def memory() -> tuple[float, float]:
     return machine.total / 2**30, machine.available / 2**30
 
 
-def free_disk() -> float:
-    """GiB that are free where this process works."""
-    return shutil.disk_usage(".").free / 2**30
-
-
 def facts() -> dict[str, str]:
     """What is here, `{short name: short text}`; "remedy" where something is wrong. Initialises no device."""
     import platform
@@ -135,10 +124,10 @@ def facts() -> dict[str, str]:
         "Python": platform.python_version(),
         "TensorFlow": tensorflow,
         "Keras": (installed("keras") and (_version("keras") or _version("keras-nightly"))) or "not installed",
-        "system": f"{platform.system()} {platform.machine()}" + (", Google Colab" if on_colab() else ""),
+        "system": f"{platform.system()} {platform.machine()}" + f", {host()}" * bool(host()),
         "CPU cores": str(os.cpu_count()),
         "memory": f"{total:.1f} GiB, {free:.1f} GiB free",
-        "disk": f"{free_disk():.0f} GiB free",
+        "disk": f"{shutil.disk_usage('.').free / 2**30:.0f} GiB free",
     } | devices
 
 
@@ -156,7 +145,8 @@ def _tensorflow_facts():
         return "broken", unknown | {"remedy": remedy}
     gpus = tf.config.list_physical_devices("GPU")
     names = [tf.config.experimental.get_device_details(gpu).get("device_name", gpu.name) for gpu in gpus]
-    devices = {"GPUs": ", ".join(names) or "none", "TPUs": str(len(tf.config.list_physical_devices("TPU")) or "none")}
+    no_tpu = "none that TensorFlow can use, though there is one: JAX may" if tpu_in_machine() else "none"
+    devices = {"GPUs": ", ".join(names) or "none", "TPUs": str(len(tf.config.list_physical_devices("TPU")) or no_tpu)}
     return tf.__version__, devices if gpus else devices | _unused_gpu()
 
 
@@ -223,7 +213,7 @@ def logical_devices(count: int, kind: str = "auto") -> list[str]:
         line = f"{count} physical GPU{'s' * (count > 1)}"
     elif gpus:
         free = nvidia_smi("memory.free")
-        size = int(0.8 * int(free) / count) if free.isdigit() else GPU_SLICE_MIB
+        size = int(0.8 * int(free) / count) if free.isdigit() else 1024  # MiB
         split(gpus[0], count, [tf.config.LogicalDeviceConfiguration(memory_limit=size)] * count)
         line = f"{count} logical GPUs, slices of one physical GPU: {simulated}"
     else:

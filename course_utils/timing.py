@@ -52,10 +52,7 @@ def compare(steps: dict, warmup: int = 2, repeats: int = 10) -> dict[str, Timing
 
 
 def _waiting():
-    """A function that waits until the devices of this process have finished what they were given.
-
-    (`tf.test.experimental.sync_devices` also asks the other workers' devices, and fails when there are some.)
-    """
+    """Waits for this process's devices. (`tf.test.experimental.sync_devices` asks other workers', too.)"""
     tf = sys.modules.get("tensorflow")
     if not tf:
         return lambda: None

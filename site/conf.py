@@ -35,7 +35,9 @@ nb_execution_mode = "off"
 nb_code_prompt_show = "Show the cell"
 nb_code_prompt_hide = "Hide the cell"
 nb_merge_streams = True
-linkcheck_ignore = [rf"https://(colab\.research\.google|github)\.com/.*{REPOSITORY}"]  # here, and tested otherwise
+linkcheck_ignore = [
+    rf"https://(colab\.research\.google|kaggle|github)\.com/.*{REPOSITORY}"
+]  # here, and tested otherwise
 linkcheck_anchors = False
 myst_heading_anchors = 4
 myst_heading_slug_func = "publish.slug"  # in tools/: anchors as JupyterLab makes them
@@ -69,7 +71,7 @@ def prepare(app, name, source):
             for output in cell.get("outputs", []):
                 if alternative := output.get("metadata", {}).get("image/png", {}).get("alt"):
                     cell["metadata"]["mystnb"] = {"image": {"alt": alternative}}
-        source[0] = re.sub(r'<img src=\\"[^>]*alt=\\"(Open in Colab)\\">', r"\1", json.dumps(notebook))
+        source[0] = re.sub(r'<img src=\\"[^>]*alt=\\"(Open in \w+)\\">', r"\1", json.dumps(notebook))
 
 
 def setup(app):

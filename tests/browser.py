@@ -281,7 +281,8 @@ def test_the_site_is_travelled_and_searched(browser):
     solution = page.locator("details.hide", has_text="Show the cell").last
     solution.locator("summary").click()
     expect(solution.locator("pre").first).to_be_visible()
-    assert "colab.research.google.com" in page.locator("#colab-link").get_attribute("href")
+    for host, address in ("colab", "colab.research.google.com"), ("kaggle", "kaggle.com/kernels/welcome?src="):
+        assert address in page.locator(f"#{host}-link").get_attribute("href")
     page.get_by_role("link", name="01 one device →").first.click()
     expect(page.locator(".bd-article h1")).to_contain_text("One device")
     page.locator(".bd-article").get_by_role("link", name="strategy", exact=True).first.click()

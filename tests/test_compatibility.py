@@ -83,7 +83,7 @@ def test_the_page_shows_what_was_seen():
     assert compatibility.rewritten(page, stored) == page
     combinations = len(compatibility.STRATEGIES) * len(compatibility.WAYS) * len(compatibility.OPTIONS)
     assert [len(each["seen"]) for each in stored.values()] == [combinations] * 2
-    for pins in "requirements.txt", "tests/colab/cpu.txt":
+    for pins in "requirements.txt", "tests/hosted/colab.txt":
         text = (ROOT / pins).read_text(encoding="utf-8")
         pinned = dict(re.findall(r"^(\w+)==(\S+)", text, re.M))
         versions = f"tensorflow {pinned['tensorflow']}, keras {pinned['keras']},"

@@ -1,12 +1,9 @@
 """The digits as arrays, MNIST without a network, and the pipeline, on numbers one can read."""
 
 import errno
-import http.server
-import io
+import pathlib
 import socket
-import threading
 import types
-import urllib.request
 import zlib
 
 import keras
@@ -60,78 +57,16 @@ def pairs(images, labels):
 
 
 @pytest.fixture
-def cache(monkeypatch, tmp_path):
-    """An empty cache for Keras."""
-    monkeypatch.setitem(
-        keras.utils.get_file.__globals__, "config", types.SimpleNamespace(keras_home=lambda: str(tmp_path))
-    )
-    monkeypatch.setenv("KERAS_HOME", str(tmp_path))
-    monkeypatch.setenv("no_proxy", "*")
-    return tmp_path
+def fetch(monkeypatch, tmp_path):
+    """Has Keras fetch MNIST into an empty cache by a function of the test's own."""
 
+    def by(function):
+        keras_home = types.SimpleNamespace(keras_home=lambda: str(tmp_path))
+        monkeypatch.setitem(keras.utils.get_file.__globals__, "config", keras_home)
+        monkeypatch.setitem(keras.utils.get_file.__globals__, "urlretrieve", function)
+        return tmp_path / "datasets" / "mnist.npz"
 
-def files(folder):
-    return [path for path in folder.rglob("*") if path.is_file()]
-
-
-@pytest.fixture
-def server(monkeypatch):
-    """Stands where MNIST is fetched; answers with what a test gives it, and says what timeout its reader has."""
-    given = types.SimpleNamespace(body=b"", length=None, timeouts=[])
-
-    class Answer(http.server.BaseHTTPRequestHandler):
-        def do_GET(self):
-            self.send_response(200)
-            if given.length:
-                self.send_header("Content-Length", str(given.length))
-            self.end_headers()
-            self.wfile.write(given.body)
-
-        def log_message(self, *_):
-            pass
-
-    opened = urllib.request.urlopen
-
-    def watched(address, **named):
-        given.timeouts.append((named.get("timeout"), socket.getdefaulttimeout()))
-        return opened(address, **named)
-
-    monkeypatch.setattr(urllib.request, "urlopen", watched)
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Answer) as server:
-        thread = threading.Thread(target=server.serve_forever, daemon=True)
-        thread.start()
-        monkeypatch.setattr(data, "MNIST", f"http://127.0.0.1:{server.server_port}/mnist.npz")
-        yield given
-        server.shutdown()
-        thread.join(10)
-
-
-@pytest.mark.parametrize("length", [1000, None], ids=["length announced", "length unknown"])
-def test_mnist_download_that_breaks_off(server, cache, length):
-    server.body, server.length = b"PK" * 100, length
-    for _ in range(2):  # what the first try left behind is not taken for MNIST by the second
-        with pytest.raises(RuntimeError, match=r"could not be downloaded: connect .*the download broke off"):
-            data.load_digits("mnist")
-        assert files(cache) == []
-
-
-def test_mnist_is_fetched_once_with_a_deadline_and_without_one_for_the_process(server, cache, monkeypatch, capsys):
-    before = socket.getdefaulttimeout()
-    archive = io.BytesIO()
-    images, labels = np.zeros((4, 28, 28), "uint8"), np.arange(4, dtype="uint8")
-    np.savez(archive, x_train=images, y_train=labels, x_test=images[:2], y_test=labels[:2])
-    server.body = archive.getvalue()
-    monkeypatch.setattr(keras.datasets.mnist, "load_data", lambda: load(data.mnist_cache()))
-    for _ in range(2):
-        (x_train, y_train), _ = data.load_digits("mnist")
-        assert x_train.shape == (4, 28, 28, 1) and y_train.tolist() == [0, 1, 2, 3]
-    assert server.timeouts == [(30, before)] and socket.getdefaulttimeout() == before
-    assert files(cache) == [data.mnist_cache()] and capsys.readouterr().out == "mnist.npz is downloaded, once …\n"
-
-
-def load(path):
-    with np.load(path) as parts:
-        return (parts["x_train"], parts["y_train"]), (parts["x_test"], parts["y_test"])
+    return by
 
 
 def raising(problem):
@@ -139,6 +74,28 @@ def raising(problem):
         raise problem
 
     return fail
+
+
+def test_mnist_in_shape_and_scale(monkeypatch):
+    images, labels = np.full((4, 28, 28), 51, "uint8"), np.arange(4, dtype="uint8")
+    monkeypatch.setattr(keras.datasets.mnist, "load_data", lambda: ((images, labels), (images[:2], labels[:2])))
+    (x_train, y_train), (x_test, y_test) = data.load_digits("mnist")
+    assert (x_train.shape, x_train.dtype, len(x_test)) == ((4, 28, 28, 1), "float32", 2)
+    assert np.allclose(x_train, 0.2) and y_train.tolist() == [0, 1, 2, 3] and y_test.dtype == "int64"
+
+
+def test_mnist_is_fetched_with_a_deadline_and_without_one_for_the_rest_of_the_process(fetch):
+    before, deadlines = socket.getdefaulttimeout(), []
+
+    def broken_off(address, path, progress):
+        deadlines.append((socket.getdefaulttimeout(), pathlib.Path(path).exists()))
+        pathlib.Path(path).write_bytes(b"PK" * 100)
+
+    fetch(broken_off)
+    for _ in range(2):  # what the first try left behind is not taken for MNIST by the second
+        with pytest.raises(RuntimeError, match=r"could not be downloaded: connect .*[Ii]ncomplete or corrupted"):
+            data.load_digits("mnist")
+    assert deadlines == [(30, False), (30, True)] and socket.getdefaulttimeout() == before
 
 
 @pytest.mark.parametrize(
@@ -150,8 +107,8 @@ def raising(problem):
         (PermissionError(errno.EACCES, "Permission denied"), "let KERAS_HOME name a folder of your own"),
     ],
 )
-def test_what_can_go_wrong_with_mnist(monkeypatch, problem, words):
-    monkeypatch.setattr(data, "_download", raising(problem))
+def test_what_can_go_wrong_with_mnist(fetch, problem, words):
+    fetch(raising(problem))
     with pytest.raises(RuntimeError, match=f"not in Keras' cache and could not be downloaded: {words}"):
         data.load_digits("mnist")
 

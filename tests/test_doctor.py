@@ -32,7 +32,7 @@ def nvidia(tmp_path, monkeypatch):
 
 
 PLENTY = """from course_utils import doctor, environment
-doctor.SHARED, environment.memory, environment.free_disk = "/", lambda: (32.0, 16.0), lambda: 32.0
+doctor.SHARED, environment.memory = "/", lambda: (32.0, 16.0)
 """
 
 
@@ -151,7 +151,7 @@ def test_packages(monkeypatch):
 
 def test_little_memory_little_disk(monkeypatch):
     monkeypatch.setattr(doctor.environment, "memory", lambda: (8.0, 1.0))
-    monkeypatch.setattr(doctor.environment, "free_disk", lambda: 0.5)
+    monkeypatch.setattr(doctor.shutil, "disk_usage", lambda _: types.SimpleNamespace(free=2**29))
     assert lines(doctor.memory) == [(doctor.WARN, "memory: 1.0 GiB free", "notebooks want 3 GiB: close something")]
     assert lines(doctor.disk) == [(doctor.WARN, "disk: 0.5 GiB free here", "checkpoints want 1 GiB: free some")]
 

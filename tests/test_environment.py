@@ -164,7 +164,7 @@ def test_what_computes_here_without_tensorflow(monkeypatch, files, kind):
     monkeypatch.setattr(environment.glob, "glob", lambda pattern: fnmatch.filter(files, pattern))
     assert environment.accelerator() == kind
     monkeypatch.delenv("TPU_SKIP_MDS_QUERY", raising=False)
-    environment.quiet_logs()
+    environment.prepare()
     assert os.environ.get("TPU_SKIP_MDS_QUERY") == (None if files else "1")
 
 
@@ -303,8 +303,15 @@ def test_a_libtpu_with_which_tensorflow_would_abort(monkeypatch, capsys, libtpu,
     assert environment.unfit_libtpu() == ""
 
 
-def test_colab(monkeypatch):
-    assert not environment.on_colab()
+def test_whose_runtime_this_is(monkeypatch):
+    assert environment.host() == ""
     monkeypatch.setitem(sys.modules, "google.colab", types.ModuleType("google.colab"))
-    assert environment.on_colab()
-    assert environment.facts()["system"].endswith(", Google Colab")
+    assert environment.host() == "Google Colab" and environment.facts()["system"].endswith(", Google Colab")
+    monkeypatch.setenv("KAGGLE_KERNEL_RUN_TYPE", "Interactive")
+    assert environment.host() == "Kaggle"
+
+
+def test_a_tpu_that_tensorflow_cannot_use(hardware, monkeypatch):
+    hardware(0, 0)
+    monkeypatch.setattr(environment.glob, "glob", lambda pattern: ["/dev/accel0"])
+    assert environment.accelerator() == "TPU" and environment.facts()["TPUs"].endswith("there is one: JAX may")

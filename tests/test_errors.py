@@ -10,6 +10,7 @@ import socket
 import subprocess
 import sys
 
+import keras
 import nbformat
 import numpy as np
 import pytest
@@ -61,7 +62,7 @@ def without_network(problem):
         def fails(*_):
             raise problem
 
-        monkeypatch.setattr(data, "_download", fails)
+        monkeypatch.setattr(keras.datasets.mnist, "load_data", fails)
         data.load_digits("mnist")
 
     return run
@@ -138,6 +139,13 @@ def distributed_by_keras(tmp_path, monkeypatch):
     return f"DataParallel on {('no', 'one', 'two')[count]} devices: weights on {', '.join(places)}"
 
 
+def reduced_by_a_replica(tmp_path, monkeypatch):
+    import tensorflow as tf
+
+    strategy = tf.distribute.OneDeviceStrategy("CPU:0")
+    strategy.run(lambda: strategy.reduce("SUM", 1.0, axis=None))
+
+
 def nothing_to_average(tmp_path, monkeypatch):
     import tensorflow as tf
 
@@ -173,6 +181,7 @@ RAISERS = {
     "two_machines.sh: HOSTS": unfilled,
     "Your input ran out of data": too_few_batches,
     "RuntimeError: … `merge_call`": nested,
+    "RuntimeError: Method requires": reduced_by_a_replica,
     "ResourceExhaustedError: … OOM": too_large,
     "loss: nan": nothing_to_average,
     "DataParallel on two devices": distributed_by_keras,

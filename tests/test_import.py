@@ -11,7 +11,7 @@ import sys
 import numpy as np
 import pytest
 
-from course_utils import quiet_logs
+from course_utils.environment import prepare
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 MODULES = [
@@ -118,7 +118,7 @@ def test_without_tensorflow(without_tensorflow):
 
 def test_notebook_on_colabs_tpu_runtime(without_tensorflow):
     """Where TensorFlow is missing, notebook 04 gets to the end of its part on JAX."""
-    program = (ROOT / "tests" / "colab" / "tpu.py").read_text(encoding="utf-8")
+    program = (ROOT / "tests" / "hosted" / "without_tensorflow.py").read_text(encoding="utf-8")
     answer = without_tensorflow(program, cwd=ROOT / "notebooks")
     assert 'TensorFlow is not installed: pip install "tensorflow-tpu==2.20.0" "libtpu<0.0.32"' in answer.stdout
     assert "sharded: weights after 12 steps = alone: max |Δ| ≤ 5e-06 ✓" in answer.stdout
@@ -130,7 +130,7 @@ def test_log_level_is_a_default(monkeypatch, chosen, kept):
     monkeypatch.delenv("TF_CPP_MIN_LOG_LEVEL", raising=False)
     if chosen:
         monkeypatch.setenv("TF_CPP_MIN_LOG_LEVEL", chosen)
-    quiet_logs()
+    prepare()
     assert os.environ["TF_CPP_MIN_LOG_LEVEL"] == kept
 
 

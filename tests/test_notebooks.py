@@ -37,13 +37,12 @@ def one_title(notebook, name):
         yield f"{len(titles)} first-level headings"
 
 
-def colab_link(notebook, name):
+def links_to_hosts(notebook, name):
     """A link copied from another notebook would open the wrong one."""
-    paths = re.findall(
-        r"colab\.research\.google\.com/github/[^/]+/[^/]+/blob/[^/]+/([^\"')]+)", notebook.cells[0].source
-    )
-    if paths != [f"notebooks/{name}.ipynb"]:
-        yield f"Colab links in the first cell: {paths}"
+    hosts = r"colab\.research\.google\.com/github/", r"kaggle\.com/kernels/welcome\?src=https://github\.com/"
+    paths = [re.findall(rf"{host}[^/]+/[^/]+/blob/[^/]+/([^\"')]+)", notebook.cells[0].source) for host in hosts]
+    if paths != [[f"notebooks/{name}.ipynb"]] * 2:
+        yield f"links to Colab and Kaggle in the first cell: {paths}"
 
 
 def objectives_return(notebook, name):
@@ -155,7 +154,7 @@ def exercises_have_solutions(notebook, name):
 
 RULES = (
     one_title,
-    colab_link,
+    links_to_hosts,
     objectives_return,
     readable_ids,
     no_stored_error,
@@ -220,7 +219,7 @@ def ignore_all(notebook):
     ("rule", "damage"),
     [
         (one_title, add_to_title("\n\n# Another title")),
-        (colab_link, replace_in_prose("01_one", "02_one")),
+        (links_to_hosts, replace_in_prose("01_one", "02_one")),
         (objectives_return, replace_in_prose("## What you can now do", "## The end")),
         (objectives_return, replace_in_prose("5. tell when", "* tell when")),
         (readable_ids, breaking("data", id="devices")),

@@ -73,7 +73,7 @@ def test_what_is_derived_is_up_to_date(capsys):
     ],
 )
 def test_what_is_derived_and_says_something_else_is_named(tmp_path, capsys, name, old, new, words):
-    for folder in "notebooks", "docs", "tests/colab", ".github":
+    for folder in "notebooks", "docs", "tests/hosted", ".github":
         shutil.copytree(ROOT / folder, tmp_path / folder)
     shutil.copy(ROOT / "requirements.txt", tmp_path)
     text = (tmp_path / name).read_text(encoding="utf-8")

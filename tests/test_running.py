@@ -20,6 +20,7 @@ import bench  # noqa: E402
 import colab_list  # noqa: E402
 import compatibility  # noqa: E402
 import derive  # noqa: E402
+import gpu_report  # noqa: E402
 import publish  # noqa: E402
 import refresh  # noqa: E402
 
@@ -219,8 +220,37 @@ def test_what_colab_has_otherwise(tmp_path, capsys):
     newer.write_text(re.sub(r"keras==3\S+", "keras==9.9", text).replace("numpy==", "# numpy "))
     assert colab_list.main([str(newer)]) == 1
     said = capsys.readouterr().out.splitlines()
-    assert len(said) == 2 and "keras: 3.13.2 in tests/colab/cpu.txt, 9.9 in the newer list" in said
+    assert len(said) == 2 and "keras: 3.13.2 in tests/hosted/colab.txt, 9.9 in the newer list" in said
     assert said[1].endswith("none in the newer list")
     newer.write_text("numpy\n")
     assert colab_list.main([str(newer)]) == 2 and "names no package" in capsys.readouterr().err
     assert colab_list.main([str(tmp_path / "none")]) == 2 and "cannot be read" in capsys.readouterr().err
+
+
+@pytest.mark.skipif(os.name == "nt", reason="the stand-in for nvidia-smi is a POSIX script")
+def test_what_a_run_on_gpus_reports(tmp_path, monkeypatch, capsys):
+    tool = tmp_path / "nvidia-smi"
+    tool.write_text('#!/bin/sh\ncase "$1" in *used*) echo 1234;; *) echo Tesla T4, 535.104.05, 15360;; esac\n')
+    tool.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}{os.pathsep}{os.environ['PATH']}")
+    notebook = nbformat.v4.new_notebook()
+    far = "print('far: max |Δ| = 3e-05, above 1e-05: not yet measured here, on a GPU')"
+    for source in (
+        "import time; time.sleep(1); print('equal ✓ (measured 2e-07)')",
+        far,
+        "print('2 replicas 5 ms')",
+        "1 / 0",
+    ):
+        notebook.cells.append(nbformat.v4.new_code_cell(source))
+    notebook.cells[2].metadata["tags"] = ["nbval-ignore-output"]
+    for name, cells in ("good", notebook.cells[:3]), ("bad", notebook.cells[3:]):
+        nbformat.write(nbformat.v4.new_notebook(cells=cells), tmp_path / f"{name}.ipynb")
+    assert gpu_report.main([str(tmp_path / "good.ipynb")], tmp_path / "build") == 0
+    assert gpu_report.main([str(tmp_path / f"{name}.ipynb") for name in ("good", "bad")], tmp_path / "build") == 1
+    report = json.loads((tmp_path / "build" / "gpu-report.json").read_text(encoding="utf-8"))
+    good, bad = report["notebooks"].values()
+    assert (good["proofs"], good["above"], good["peak"]) == (["equal ✓ (measured 2e-07)"], [eval(far[6:-1])], 1234)
+    assert list(good["of this machine"].values()) == ["2 replicas 5 ms\n"] and "ZeroDivisionError" in bad["failure"]
+    page = (tmp_path / "build" / "gpu-report.md").read_text(encoding="utf-8")
+    assert "Tesla T4, 535.104.05, 15360" in page and "| 1 | 1 | 1234 |  |" in page
+    assert "I ran it on real hardware" in capsys.readouterr().out

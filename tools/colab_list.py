@@ -2,14 +2,14 @@
 
 usage: python tools/colab_list.py NEWER_LIST     a list of packages as `pip freeze` prints it, on Colab or from it
 
-Prints each package of tests/colab/cpu.txt whose version is another one, or that is gone; exits with 1 if there is any.
+Prints each package of tests/hosted/colab.txt whose version is another one, or that is gone; then exits with 1.
 """
 
 import pathlib
 import re
 import sys
 
-OURS = pathlib.Path(__file__).resolve().parent.parent / "tests" / "colab" / "cpu.txt"
+OURS = pathlib.Path(__file__).resolve().parent.parent / "tests" / "hosted" / "colab.txt"
 
 
 def versions(text):
@@ -32,7 +32,7 @@ def main(arguments):
     ours = versions(OURS.read_text(encoding="utf-8").partition("# To rehearse")[0])
     changed = {name: version for name, version in ours.items() if newer.get(name) != version}
     for name, version in changed.items():
-        print(f"{name}: {version} in tests/colab/cpu.txt, {newer.get(name, 'none')} in the newer list")
+        print(f"{name}: {version} in tests/hosted/colab.txt, {newer.get(name, 'none')} in the newer list")
     if not changed:
         print(f"all {len(ours)} packages are the same")
     return int(bool(changed))

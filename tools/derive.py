@@ -4,7 +4,7 @@ usage: python tools/derive.py             write them
        python tools/derive.py --check     change nothing; name what disagrees, and exit with 1
 
 The errors are those of the notebooks' last sections. The versions, in docs/tested.md, are those of requirements.txt,
-tests/colab/cpu.txt and GitHub's workflow.
+tests/hosted and GitHub's workflow.
 """
 
 import argparse
@@ -26,14 +26,16 @@ def versions(root):
 
     workflow = (root / ".github" / "workflows" / "test.yml").read_text(encoding="utf-8")
     pythons = sorted(set(re.findall(r'ubuntu-latest, python: "([\d.]+)"', workflow)))
-    date = re.search(r"list of ([\d-]+)", (root / "tests" / "colab" / "cpu.txt").read_text(encoding="utf-8"))[1]
-    pinned, colab = (
+    pinned, colab, kaggle = (
         f"TensorFlow {pin(path, 'tensorflow')} and Keras {pin(path, 'keras')}"
-        for path in ("requirements.txt", "tests/colab/cpu.txt")
+        for path in ("requirements.txt", "tests/hosted/colab.txt", "tests/hosted/kaggle.txt")
     )
+    lists = [(root / "tests" / "hosted" / f"{host}.txt").read_text(encoding="utf-8") for host in ("colab", "kaggle")]
+    (_, colabs), (_, kaggles) = (re.search(r"(list|python) of ([\d-]+)", text).groups() for text in lists)
     return (
         f"Tested with Python {', '.join(pythons[:-1])} and {pythons[-1]}, {pinned} (below: pinned),\n"
-        f"and with Python 3.13, {colab} (Colab's, by its list of {date})."
+        f"with Python 3.13, {colab} (Colab's, by its list of {colabs}), and\n"
+        f"with Python 3.12, {kaggle} (Kaggle's, of {kaggles})."
     )
 
 

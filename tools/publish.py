@@ -19,7 +19,7 @@ NAME = r"[\w.-]+/[\w.-]+"
 REVISION = r"[\w.-]+"
 PLACES = (  # what stands before the repository, and between it and the revision, if there is one
     (r"colab\.research\.google\.com/github/", "/blob/(?=[\\w.-]+/notebooks/)"),
-    (r"https://github\.com/", "/blob/(?=[\\w.-]+/notebooks/(?:errors|glossary)\\.md)"),
+    (r"https://github\.com/", "/blob/(?=[\\w.-]+/notebooks/)"),
     (r"git\+https://github\.com/", "@"),
     (r"git clone https://github\.com/", None),
     (r"https://github\.com/", "(?=/actions/workflows/)"),

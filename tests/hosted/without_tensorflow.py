@@ -1,6 +1,6 @@
 """Run notebook 04 as «Run all» does where TensorFlow is missing, to the end of its part on JAX. Started in notebooks/.
 
-A test runs it with this environment's packages less TensorFlow; `make colab` with those of Colab's TPU runtime.
+A test runs it with this environment's packages less TensorFlow; `make hosted` with those of Colab's TPU runtime.
 """
 
 import json

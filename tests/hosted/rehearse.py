@@ -1,8 +1,10 @@
-"""Rehearse Colab: the set-up cell installs the course; then each notebook alone in an empty folder, strict.
+"""Rehearse Colab or Kaggle: the set-up cell installs the course; then each notebook alone in an empty folder, strict.
 
-`make colab` runs this with Colab's packages, among which there is no course_utils. A stand-in for `google.colab` is
-loaded in every kernel, and a local git repository, made from this working tree and published as somebody/course,
-answers for github.com.
+usage: python tests/hosted/rehearse.py colab|kaggle [NN ...]     all notebooks, or those with these numbers
+
+`make hosted` runs this with the host's packages, among which there is no course_utils. A local git repository, made
+from this working tree and published as somebody/course, answers for github.com. On Colab a stand-in for `google.colab`
+is loaded in every kernel; Kaggle sets a variable.
 """
 
 import json
@@ -15,6 +17,7 @@ import tempfile
 
 HERE = pathlib.Path(__file__).resolve().parent
 ROOT = HERE.parent.parent
+HOSTS = {"colab": {"PYTHONPATH": str(HERE / "stand_in")}, "kaggle": {"KAGGLE_KERNEL_RUN_TYPE": "Interactive"}}
 sys.path.insert(0, str(ROOT / "tools"))
 
 import publish  # noqa: E402
@@ -38,18 +41,18 @@ def set_up_cell(origin):
     return "".join(next(cell["source"] for cell in cells if cell["id"] == "set-up"))
 
 
-def main(notebooks):
+def main(host, *numbers):
     with tempfile.TemporaryDirectory() as name:
         folder = pathlib.Path(name)
         origin, content = folder / "somebody" / "course", folder / "content"
         published(origin)
         for path in sorted((origin / "notebooks").glob("*.ipynb")):
-            if not notebooks or path.stem in notebooks:
+            if not numbers or path.stem[:2] in numbers:
                 (content / path.stem).mkdir(parents=True)
                 shutil.copy(path, content / path.stem)
         (folder / "gitconfig").write_text(f'[url "file://{folder}/"]\n  insteadOf = https://github.com/\n')
         (folder / "pytest.ini").write_text("[pytest]\n")
-        env = os.environ | {"GIT_CONFIG_GLOBAL": str(folder / "gitconfig"), "PYTHONPATH": str(HERE / "stand_in")}
+        env = os.environ | {"GIT_CONFIG_GLOBAL": str(folder / "gitconfig")} | HOSTS[host]
         python = [sys.executable, "-m"]
         subprocess.run([*python, "pip", "uninstall", "--quiet", "--yes", "distributed-training-course"], check=True)
         (folder / "set_up.ipy").write_text(set_up_cell(origin), encoding="utf-8")
@@ -61,4 +64,4 @@ def main(notebooks):
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(main(*sys.argv[1:]))
