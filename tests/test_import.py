@@ -139,6 +139,7 @@ PROVIDES = {
     "ipython": "IPython",
     "kubernetes-validate": "kubernetes_validate",
     "PyYAML": "yaml",
+    "orbax-checkpoint": "orbax",
 }
 
 
