@@ -6,8 +6,9 @@
 # make cluster   the files of cluster/ on a real Slurm of two nodes; needs Linux, root, and Slurm: some two minutes
 # make hosted    the notebooks as on Colab and on Kaggle: their packages, an empty folder; 04 on their TPU runtimes too,
 #                and with the real tensorflow-tpu (but no TPU); needs Python 3.12 and 3.13 (with CI set, 02 and 04
-#                with Kaggle's packages, the others with Colab's)
+#                with Kaggle's packages, the others with Colab's, and not Kaggle's TPU image)
 # make compatibility  docs/compatibility.md, the table of what works together, seen again; some eight minutes; needs Python 3.13 too
+#                (with CI set, with this environment's packages only)
 # make browser   a real browser in JupyterLab: every notebook run, its answers opened, its exercises solved; needs Chromium
 # make site      the course as a website under build/site, from what is stored: nothing is executed
 # make links     which external links answer; needs a network
@@ -52,17 +53,18 @@ cluster: $(READY)
 HOSTED := .venv-hosted
 ON_HOST = PYTHONPATH=$(CURDIR) $(HOSTED)/$(1)/bin/python -m pytest --nbval-lax notebooks/04_tpu_strategy.ipynb
 hosted: export CUDA_VISIBLE_DEVICES := -1
-hosted: $(patsubst tests/hosted/%.txt,$(HOSTED)/%/ready,$(wildcard tests/hosted/*.txt))
+LISTS := $(filter-out $(if $(CI),kaggle_tpu),$(patsubst tests/hosted/%.txt,%,$(wildcard tests/hosted/*.txt)))
+hosted: $(LISTS:%=$(HOSTED)/%/ready)
 	$(HOSTED)/colab/bin/python tests/hosted/rehearse.py colab $(if $(CI),00 01 03 05 06)
 	$(HOSTED)/kaggle/bin/python tests/hosted/rehearse.py kaggle $(if $(CI),02 04)
 	cd notebooks && PYTHONPATH=.. MPLBACKEND=Agg ../$(HOSTED)/colab_tpu/bin/python ../tests/hosted/without_tensorflow.py
 	$(call ON_HOST,tensorflow_tpu)
-	KAGGLE_KERNEL_RUN_TYPE=Interactive TPU_PROCESS_ADDRESSES=local $(call ON_HOST,kaggle_tpu)
+	$(if $(CI),,KAGGLE_KERNEL_RUN_TYPE=Interactive TPU_PROCESS_ADDRESSES=local $(call ON_HOST,kaggle_tpu))
 
 compatibility: export CUDA_VISIBLE_DEVICES := -1
 compatibility: $(READY) .venv-hosted/colab/ready
 	$(BIN)/python tools/compatibility.py --check
-	$(HOSTED)/colab/bin/python tools/compatibility.py --check
+	$(if $(CI),,$(HOSTED)/colab/bin/python tools/compatibility.py --check)
 
 define environment  # in $(@D), from the first prerequisite
 	$(PYTHON) -m venv $(@D)

@@ -144,7 +144,8 @@ def network():
     except ImportError:
         print("PyTorch is not installed: no comparison with it")
         return
-    pytorch = run_on_workers(with_pytorch, BATCHES, timeout=300)[0]
+    alone = {"OMP_NUM_THREADS": "1"}  # has workers start afresh: with TensorFlow loaded, torch ended by SIGSEGV
+    pytorch = run_on_workers(with_pytorch, BATCHES, timeout=300, env=alone)[0]
     table(f"PyTorch {torch.__version__}", pytorch, {"nothing": "nothing: the limit", "gradients": "DDP over gloo"})
     ratios = [f"{pytorch[batch]['gradients'].median / tensorflow[batch]['all_reduce'].median:.2f}" for batch in BATCHES]
     print(f"{'TensorFlow / PyTorch':26}" + "".join(f"{ratio:>13}" for ratio in ratios))
