@@ -15,7 +15,7 @@ GOOD = {".*conv/kernel": (None, None, None, "batch"), ".*hidden/kernel": ("batch
         ({".*dense/kernel": ("batch", None)}, ["'.*dense/kernel' matches no variable"]),
         ({"hidden/bias": ("batch",)}, ["'hidden/bias' matches no variable: begin it with .*"]),
         ({".*bias": ("rows",)}, ["'.*bias': the mesh has no axis 'rows'"]),
-        ({".*/hidden/kernel": ("batch", None)}, ["cnn/hidden/kernel: '.*hidden/kernel' and '.*/hidden/kernel' both ma"]),
+        ({".*/hidden/kernel": ("batch", None)}, ["cnn/hidden/kernel: '.*hidden/kernel' and '.*/hidden/kernel' both"]),
         ({".*bias": ("batch", None)}, ["'.*bias' has 2 axes, and cnn/hidden/bias has 1 dimensions"]),
         ({".*bias": (None,)}, []),
     ],
