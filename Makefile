@@ -62,7 +62,7 @@ hosted: $(LISTS:%=$(HOSTED)/%/ready)
 	$(if $(CI),,KAGGLE_KERNEL_RUN_TYPE=Interactive TPU_PROCESS_ADDRESSES=local $(call ON_HOST,kaggle_tpu))
 
 compatibility: export CUDA_VISIBLE_DEVICES := -1
-compatibility: $(READY) .venv-hosted/colab/ready
+compatibility: $(READY) $(if $(CI),,$(HOSTED)/colab/ready)
 	$(BIN)/python tools/compatibility.py --check
 	$(if $(CI),,$(HOSTED)/colab/bin/python tools/compatibility.py --check)
 
@@ -75,7 +75,7 @@ endef
 $(HOSTED)/%/ready: VERSION = $(if $(findstring kaggle,$*),3.12,3.13)
 $(HOSTED)/%/ready: PYTHON = python$(VERSION)
 $(HOSTED)/%/ready: tests/hosted/%.txt
-	@$(PYTHON) -c 'import ensurepip, venv' || { echo "make hosted needs python3.12, as on Kaggle, and python3.13, as on Colab, with venv and ensurepip; $(PYTHON) is missing" >&2; exit 1; }
+	@$(PYTHON) -c 'import ensurepip, sys, venv; sys.exit("%d.%d" % sys.version_info[:2] != "$(VERSION)")' || { echo "make hosted needs python3.12, as on Kaggle, and python3.13, as on Colab, with venv and ensurepip; $(PYTHON) is no $(VERSION) of that kind" >&2; exit 1; }
 	$(environment)
 
 browser: .venv/ready-browser site

@@ -1,4 +1,4 @@
-"""What `check_layout` says of layouts, and that JAX refuses what it says does not divide."""
+"""What `check_layout` says of layouts."""
 
 import pytest
 
