@@ -1,7 +1,7 @@
 """Execute notebooks in place in this environment, and leave no trace of the machine in them.
 
 The one way in which stored outputs are made. A notebook with a failing cell is left as it was. How long each took goes
-into tools/seconds.json, from which tools/derive.py says how many minutes a notebook computes: use an idle machine.
+into tools/seconds.json, with which a test compares the minutes that a notebook states: use an idle machine.
 """
 
 import argparse
