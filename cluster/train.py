@@ -75,8 +75,7 @@ def find_place():
     if "TF_CONFIG" not in os.environ and sum(counts) > 1:
         nodes = subprocess.check_output(["scontrol", "show", "hostnames", os.environ["SLURM_STEP_NODELIST"]], text=True)
         port = 12000 + int(os.environ["SLURM_JOB_ID"]) * max(counts) % 20000  # other jobs on a node take others
-        pairs = zip(nodes.split(), counts, strict=True)
-        workers = [f"{node}:{port + k}" for node, count in pairs for k in range(count)]
+        workers = [f"{n}:{port + k}" for n, count in zip(nodes.split(), counts, strict=True) for k in range(count)]
         place = {"cluster": {"worker": workers}, "task": {"type": "worker", "index": int(os.environ["SLURM_PROCID"])}}
         os.environ["TF_CONFIG"] = json.dumps(place)
     place = {"cluster": {}, "task": {"type": "worker", "index": 0}} | json.loads(os.environ.get("TF_CONFIG", "{}"))
@@ -190,9 +189,10 @@ def main(args):
                     _ = [tf.summary.scalar(name, value) for name, value in results.items()]
             manager.save(epoch)
             if index == 0:
-                print(f"epoch {epoch}: " + ", ".join(f"{k} {v:.4f}" for k, v in results.items()), flush=True)
+                values = ", ".join(f"{name} {value:.4f}" for name, value in results.items())
+                print(f"epoch {epoch}: {values}\n", end="", flush=True)  # a line at once: other workers print, too
     digest = hashlib.sha256(b"".join(array.tobytes() for array in model.get_weights())).hexdigest()[:16]
-    print(f"worker {index}: epochs {first + 1} to {done.numpy()}; weights {digest}", flush=True)
+    print(f"worker {index}: epochs {first + 1} to {done.numpy()}; weights {digest}\n", end="", flush=True)
     return model
 
 

@@ -99,7 +99,8 @@ def main(args):
         np.savez(folder / "new.npz", epoch + 1, *map(np.asarray, variables))
         (folder / "new.npz").replace(folder / "state.npz")  # all of it, or what was there before
         if index == 0:
-            print(f"epoch {epoch + 1}: " + ", ".join(f"{k} {v:.4f}" for k, v in logs.items()), flush=True)
+            values = ", ".join(f"{name} {value:.4f}" for name, value in logs.items())
+            print(f"epoch {epoch + 1}: {values}\n", end="", flush=True)  # a line at once: other workers print, too
 
     kept.mkdir(parents=True, exist_ok=True)
     options = {"initial_epoch": int(first), "epochs": args.epochs if waited() < patience else int(first)}
@@ -108,7 +109,7 @@ def main(args):
         folder = kept if index == 0 else pathlib.Path(thrown_away)
         model.fit(training, validation_data=validation, shuffle=False, verbose=0, **options)
     digest = hashlib.sha256(b"".join(array.tobytes() for array in model.get_weights())).hexdigest()[:16]
-    print(f"worker {index}: epochs {first + 1} to {rows[-1]['epoch']}; weights {digest}", flush=True)
+    print(f"worker {index}: epochs {first + 1} to {rows[-1]['epoch']}; weights {digest}\n", end="", flush=True)
 
 
 if __name__ == "__main__":
