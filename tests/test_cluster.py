@@ -22,6 +22,7 @@ from course_utils.cluster import (
     WorkerError,
     check_tf_config,
     fork_server,
+    prepare,
     run_in_process,
     run_on_workers,
     workers,
@@ -160,11 +161,10 @@ linux = pytest.mark.skipif(sys.platform != "linux", reason="forks on Linux only"
     "env, loaded",
     [
         ({}, {"tensorflow", "keras"}),
-        ({"KERAS_BACKEND": "jax"}, {"tensorflow", "keras"}),
+        ({"KERAS_BACKEND": "jax"}, {"keras"}),
+        ({"KERAS_BACKEND": "jax", "XLA_FLAGS": "--xla_force_host_platform_device_count=3"}, {"keras"}),
         ({"CUDA_VISIBLE_DEVICES": "0", "TF_CONFIG": "mine"}, {"tensorflow", "keras"}),
-        ({"XLA_FLAGS": "--xla_cpu_enable_fast_math=false"}, set()),
-        ({"TF_CPP_MIN_LOG_LEVEL": "1"}, set()),
-        ({"OMP_NUM_THREADS": "1"}, set()),
+        ({"TF_CPP_MIN_LOG_LEVEL": "1"}, {"tensorflow", "keras"}),
         ({"PYTHONHASHSEED": "1"}, set()),
     ],
 )
@@ -173,10 +173,28 @@ def test_who_is_forked_and_who_is_fresh(env, loaded):
         modules = {name for name in ("tensorflow", "keras") if name in sys.modules}
         import keras
 
-        return modules, keras.backend.backend()
+        devices = len(keras.distribution.list_devices("cpu")) if keras.backend.backend() == "jax" else 1
+        return modules, keras.backend.backend(), devices
 
-    found, backend = run_in_process(look, env=env)
-    assert found == loaded and backend == env.get("KERAS_BACKEND", "tensorflow")
+    wanted = loaded, env.get("KERAS_BACKEND", "tensorflow"), 3 if "XLA_FLAGS" in env else 1
+    assert run_in_process(look, env=env) == wanted
+
+
+@linux
+def test_what_is_prepared_is_used():
+    prepare({"KERAS_BACKEND": "numpy"})
+    prepared = fork_server.ForkServer.known["numpy", True].process.pid
+    assert run_in_process(os.getppid, env={"KERAS_BACKEND": "numpy"}) == prepared
+
+
+@linux
+def test_workers_that_import_with_other_variables_than_each_other():
+    def look():
+        return os.environ["OMP_NUM_THREADS"], "keras" in sys.modules
+
+    different = run_on_workers(look, env=lambda index: {"OMP_NUM_THREADS": index + 1})
+    assert different == [("1", False), ("2", False)]
+    assert run_on_workers(look, env={"OMP_NUM_THREADS": 2}) == [("2", True)] * 2
 
 
 def test_random_numbers_differ_between_workers_and_between_runs():
@@ -242,7 +260,7 @@ def test_log_lines_that_ignore_the_log_level(capfd, level, heard):
         raise ValueError
 
     with pytest.raises(WorkerError) as caught:
-        run_in_process(log, env={"TF_CPP_MIN_LOG_LEVEL": level})
+        run_in_process(log, env={"TF_CPP_MIN_LOG_LEVEL": level, "PYTHONHASHSEED": 0})  # fresh
     assert capfd.readouterr().out.splitlines() == lines[4 - heard :]
     assert caught.value.outcomes[0].log[:5] == lines, "what is not shown is still there to be read after an error"
 

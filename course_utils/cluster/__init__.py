@@ -14,7 +14,7 @@ import sysconfig
 from course_utils.cluster import drawings
 from course_utils.cluster.outcomes import Outcome, WorkerError
 from course_utils.cluster.tf_config import build_tf_config, check_tf_config
-from course_utils.cluster.workers import free_addresses, run_in_process, run_on_workers
+from course_utils.cluster.workers import free_addresses, prepare, run_in_process, run_on_workers
 
 
 def program(name: str) -> pathlib.Path:

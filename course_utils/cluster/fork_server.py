@@ -27,9 +27,11 @@ import warnings
 from course_utils import environment
 from course_utils.cluster import child
 
-WHEN_IMPORTED = ("TF_", "XLA_", "JAX_", "KERAS_", "PYTHON", "LD_", "DYLD_", "OMP_", "KMP_", "MKL_", "OPENBLAS_")
-"""Environment variables that are read when Python starts, or when TensorFlow, Keras, JAX or NumPy are imported."""
-PER_RUN = ("TF_CONFIG", "COURSE_ATTEMPT", "KERAS_BACKEND")
+AT_START = ("PYTHON", "LD_", "DYLD_")
+"""Environment variables that are read when Python starts."""
+AT_IMPORT = ("TF_", "XLA_", "JAX_", "KERAS_", "OMP_", "MKL_", "OPENBLAS_")
+"""Those that are read when TensorFlow, Keras, JAX or NumPy are imported."""
+PER_RUN = ("TF_CONFIG", "COURSE_ATTEMPT")
 FRESH = (
     "import json, sys; fds, path = map(json.loads, sys.argv[1:]); sys.path += path; del sys.argv[1:]; "
     "from course_utils.cluster import child; child.work(*fds)"
@@ -63,24 +65,27 @@ class ForkServer:
         fresh: one whose workers are fresh interpreters, even where they could be forked.
         """
         base = {name: value for name, value in os.environ.items() if name not in PER_RUN}
-        backends = {env.get("KERAS_BACKEND", os.environ.get("KERAS_BACKEND", "")) for env in envs}
+        first, *others = [{name: env[name] for name in env if name.startswith(AT_IMPORT) and name not in PER_RUN}
+                          for env in envs]  # fmt: skip
         fresh |= sys.platform != "linux" or environment.tpu_in_machine() or bool(environment.unfit_libtpu())
-        fresh |= len(backends) > 1 or any(name.startswith(WHEN_IMPORTED) and name not in PER_RUN
-                                          for env in envs for name in env)  # fmt: skip
-        backend = "fresh" if fresh else backends.pop()
-        preload = [] if fresh else ["tensorflow", "keras"]
-        base |= {"KERAS_BACKEND": backend} if backend and not fresh else {}
-        state = () if fresh else sorted(item for item in base.items() if item[0].startswith(WHEN_IMPORTED))
+        fresh |= any(other != first for other in others)
+        fresh |= any(name.startswith(AT_START) for env in envs for name in env)
+        base |= {} if fresh else first
+        backend = base.get("KERAS_BACKEND", "tensorflow")
+        modules = ["tensorflow"] * (backend == "tensorflow" or len(envs) > 1)  # keras.distribution.initialize takes it
+        preload = [] if fresh else [*modules, "keras"]
+        state = () if fresh else sorted(item for item in base.items() if item[0].startswith(AT_START + AT_IMPORT))
+        kind = "fresh" if fresh else (backend, first.keys() <= {"KERAS_BACKEND"})  # one more, for other variables
         ours, theirs = socket.socketpair()
         with cls.lock, theirs:
-            server = cls.known.get(backend)
+            server = cls.known.get(kind)
             with contextlib.suppress(BrokenPipeError):  # it was killed
                 if server and (server.state, server.owner) == (state, os.getpid()):
                     socket.send_fds(server.control, [b"+"], [theirs.fileno()])
                     return ours
             if server:
                 server.close()
-            server = cls.known[backend] = cls(state, preload, base)
+            server = cls.known[kind] = cls(state, preload, base)
             socket.send_fds(server.control, [b"+"], [theirs.fileno()])
         return ours
 

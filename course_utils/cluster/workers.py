@@ -48,10 +48,10 @@ def run_on_workers(function, *args, workers: int = 2, timeout: float = 120, rest
     coordinated: worker 0 coordinates the others. The run ends when it has returned, and how the others fare until then
         is its business: they may wait for ever, fail or die, and then None stands for what they returned.
 
-    On Linux the workers are forked from a process that has loaded TensorFlow and Keras, one for each Keras backend; it
-    starts with the first run and ends with this process. Their random numbers differ. Where `env` holds what is read
-    when these are imported (TF_…, XLA_…, JAX_…, KERAS_… but the backend, PYTHON…, LD_…, OMP_…), on macOS, and beside a
-    TPU, they are fresh interpreters, which takes seconds more.
+    On Linux the workers are forked from a process that has loaded Keras and its backend; it starts with the first run
+    and ends with this process. There is one for each backend, and one more where `env` holds what is read when these
+    are imported (TF_…, XLA_…, JAX_…, OMP_…). Their random numbers differ. Where `env` holds PYTHON… or LD_…, or each
+    worker imports with other variables, on macOS, and beside a TPU, they are fresh interpreters, which takes seconds.
 
     What a worker prints appears here at once, its index in front. A worker that has returned stays until all have,
     because the others may still need its server. Workers see no GPU unless `env` sets CUDA_VISIBLE_DEVICES: one GPU
@@ -93,6 +93,12 @@ def run_in_process(function, *args, env: dict | None = None, timeout: float = 12
     """
     deadline = time.monotonic() + finite_number("timeout", timeout)
     return _run(_packed(function, args), ["the process"], [_texts(env)], deadline, timeout)[0]
+
+
+def prepare(*envs: dict) -> None:
+    """On Linux, load now what workers with each `env` need, while this process goes on; else their first run waits."""
+    for env in envs if sys.platform == "linux" else ():
+        fork_server.ForkServer.connect([_texts(env)] * 2).close()
 
 
 def _texts(env):
@@ -261,7 +267,7 @@ def _launch(file, names, envs, deadline, timeout, ports, again, awaited, fresh=F
     with fork_server.ForkServer.connect(envs, fresh) as server:
         try:
             for index, (name, env) in enumerate(zip(names, envs, strict=True)):
-                env = {name: value for name, value in os.environ.items() if name not in fork_server.PER_RUN[:2]} | env
+                env = {name: value for name, value in os.environ.items() if name not in fork_server.PER_RUN} | env
                 workers.append(_Worker(name, f"[{index}] " if ports else "", env.get("TF_CPP_MIN_LOG_LEVEL", "0")))
                 request = json.dumps({"index": index, "env": env} | here).encode()
                 with contextlib.suppress(ConnectionError), workers[-1].handed_over() as fds:
