@@ -181,9 +181,10 @@ def test_who_is_forked_and_who_is_fresh(env, loaded):
 
 
 @linux
-def test_what_is_prepared_is_used():
+def test_what_is_prepared_is_used(monkeypatch):
     prepare({"KERAS_BACKEND": "numpy"})
     prepared = fork_server.ForkServer.known["numpy", True].process.pid
+    monkeypatch.setenv("KMP_INIT_AT_FORK", "an import has set it")
     assert run_in_process(os.getppid, env={"KERAS_BACKEND": "numpy"}) == prepared
 
 

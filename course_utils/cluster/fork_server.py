@@ -29,8 +29,10 @@ from course_utils.cluster import child
 
 AT_START = ("PYTHON", "LD_", "DYLD_")
 """Environment variables that are read when Python starts."""
-AT_IMPORT = ("TF_", "XLA_", "JAX_", "KERAS_", "OMP_", "MKL_", "OPENBLAS_")
+AT_IMPORT = ("TF_", "XLA_", "JAX_", "KERAS_", "OMP_", "KMP_", "MKL_", "OPENBLAS_")
 """Those that are read when TensorFlow, Keras, JAX or NumPy are imported."""
+SET_BY_IMPORTS = ("KMP_DUPLICATE_LIB_OK", "KMP_INIT_AT_FORK")
+"""Those that scikit-learn sets when it is imported: they make no other server necessary."""
 PER_RUN = ("TF_CONFIG", "COURSE_ATTEMPT")
 FRESH = (
     "import json, sys; fds, path = map(json.loads, sys.argv[1:]); sys.path += path; del sys.argv[1:]; "
@@ -74,7 +76,8 @@ class ForkServer:
         backend = base.get("KERAS_BACKEND", "tensorflow")
         modules = ["tensorflow"] * (backend == "tensorflow" or len(envs) > 1)  # keras.distribution.initialize takes it
         preload = [] if fresh else [*modules, "keras"]
-        state = () if fresh else sorted(item for item in base.items() if item[0].startswith(AT_START + AT_IMPORT))
+        state = {name: value for name, value in base.items()
+                 if name.startswith(AT_START + AT_IMPORT) and name not in SET_BY_IMPORTS and not fresh}  # fmt: skip
         kind = "fresh" if fresh else (backend, first.keys() <= {"KERAS_BACKEND"})  # one more, for other variables
         ours, theirs = socket.socketpair()
         with cls.lock, theirs:

@@ -98,7 +98,7 @@ def run_in_process(function, *args, env: dict | None = None, timeout: float = 12
 def prepare(*envs: dict) -> None:
     """On Linux, load now what workers with each `env` need, while this process goes on; else their first run waits."""
     for env in envs if sys.platform == "linux" else ():
-        fork_server.ForkServer.connect([_texts(env)] * 2).close()
+        fork_server.ForkServer.connect([_texts(env)] * 2).close()  # as for several workers
 
 
 def _texts(env):
