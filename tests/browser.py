@@ -202,11 +202,11 @@ def test_every_figure_can_be_seen(reader):
 
 
 def test_the_figure_follows_the_sliders(reader):
-    used = [cell.id for cell in reader.stored if "planner.Sliders(" in cell.source]
+    used = [cell.id for cell in reader.stored if "\n@interact(" in cell.source]
     assert len(used) == (reader.name == "05_large_models")
     for identity in used:
         cell = reader.cell(identity)
-        words, image = cell.locator(".widget-html pre"), cell.locator(".jp-OutputArea-output img")
+        words, image = cell.locator(".jp-OutputArea-output pre").last, cell.locator(".jp-OutputArea-output img").last
         said, shown = words.inner_text(), image.get_attribute("src")
         cell.locator(".noUi-handle").first.focus()
         reader.page.keyboard.press("ArrowRight")

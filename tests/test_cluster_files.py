@@ -11,10 +11,7 @@ TWO = ["localhost:20111", "localhost:20112"]
 
 
 def test_build():
-    assert json.loads(build_tf_config(TWO, 1)) == {
-        "cluster": {"worker": TWO},
-        "task": {"type": "worker", "index": 1},
-    }
+    assert json.loads(build_tf_config(TWO, 1)) == {"cluster": {"worker": TWO}, "task": {"type": "worker", "index": 1}}
     assert json.loads(build_tf_config(("node-1.example:2222", "[fe80::1]:2222"), 0))["task"]["index"] == 0
 
 

@@ -121,13 +121,7 @@ def test_a_slice_is_sized_from_the_cards_own_memory(hardware, nvidia_smi, said, 
     assert asked == [["nvidia-smi", "--query-gpu=memory.free", "--format=csv,noheader,nounits"]]
 
 
-@pytest.mark.parametrize(
-    "visible, system, remedy",
-    [
-        (None, "posix", "make lab GPU=1"),
-        (None, "nt", "WSL2"),
-    ],
-)
+@pytest.mark.parametrize("visible, system, remedy", [(None, "posix", "make lab GPU=1"), (None, "nt", "WSL2")])
 def test_a_gpu_that_tensorflow_cannot_use(hardware, nvidia_smi, monkeypatch, visible, system, remedy):
     hardware(gpus=0)
     nvidia_smi("NVIDIA H100 80GB HBM3\n")

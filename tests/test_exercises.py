@@ -332,10 +332,7 @@ RIGHT = {
         lambda losses, size: losses.sum() / size,
         lambda losses, size: tf.nn.compute_average_loss(losses, global_batch_size=size),
     ],
-    "batch_loss": [
-        lambda *batch: average(sparse_loss()(*batch)),
-        lambda *batch: sparse_loss("sum")(*batch) / 8,
-    ],
+    "batch_loss": [lambda *batch: average(sparse_loss()(*batch)), lambda *batch: sparse_loss("sum")(*batch) / 8],
     "moved": [load_on],
     "gradient_average": [by_variable(lambda parts, sizes: weighted(parts, sizes) / sum(sizes))],
     "ring_order": [lambda device, step, n: (device - step) % n, lambda device, step, n: (device - step + 2) % n],
@@ -348,9 +345,7 @@ RIGHT = {
     ],
     "dataset_for": [lambda strategy, n: batches_of(n * strategy.num_replicas_in_sync)],
     "shares": [slices, lambda batch, n: np.array(slices(batch, n))],
-    "replica_loss": [
-        lambda losses, weights, penalty, real, n: (losses * weights).sum() / real + penalty / n,
-    ],
+    "replica_loss": [lambda losses, weights, penalty, real, n: (losses * weights).sum() / real + penalty / n],
     "examples_seen": [lambda strategy, labels: strategy.reduce("SUM", sizes_of(strategy, labels), axis=None)],
     "tf_config": [lambda *answer: json.dumps(config(*answer)), lambda *answer: json.dumps(config(*answer), indent=2)],
     "part": [
@@ -364,9 +359,7 @@ RIGHT = {
         lambda losses, count: tf.cumsum(losses)[count - 1] / tf.cast(count, "float32"),
     ],
     "largest_so_far": [lambda losses: largest(losses, losses.dtype.min)],
-    "still_to_come": [
-        lambda epoch, epochs, done: epoch.repeat(epochs).skip(done),
-    ],
+    "still_to_come": [lambda epoch, epochs, done: epoch.repeat(epochs).skip(done)],
 }
 
 
@@ -416,8 +409,7 @@ def of_another_type(answer, kind):
 
 @pytest.mark.parametrize("kind", ["NumPy", "TensorFlow"])
 @pytest.mark.parametrize(
-    "exercise",
-    ["ring_order", "micro_batches", "shares", "examples_seen", "replica_loss", "fitting_batch"],
+    "exercise", ["ring_order", "micro_batches", "shares", "examples_seen", "replica_loss", "fitting_batch"]
 )
 def test_right_answer_of_another_type(verdict, exercise, kind):
     def answer(*given):

@@ -13,13 +13,7 @@ from course_utils.model import build_model
 def test_the_source_pages_network():
     model = build_model()
     assert [layer.name for layer in model.layers] == ["conv", "pool", "flatten", "hidden", "logits"]
-    assert [layer.output.shape[1:] for layer in model.layers] == [
-        (26, 26, 32),
-        (13, 13, 32),
-        (5408,),
-        (128,),
-        (10,),
-    ]
+    assert [layer.output.shape[1:] for layer in model.layers] == [(26, 26, 32), (13, 13, 32), (5408,), (128,), (10,)]
     assert [getattr(layer, "activation", keras.activations.linear).__name__ for layer in model.layers] == [
         "relu",
         "linear",

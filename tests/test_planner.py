@@ -72,11 +72,7 @@ def test_layer_costs_of_strides_positions_and_frozen_layers():
 
 @pytest.mark.parametrize(
     "name, make",
-    [
-        ("sgd", lambda o: o.SGD()),
-        ("momentum", lambda o: o.SGD(momentum=0.9)),
-        ("adam", lambda o: o.Adam()),
-    ],
+    [("sgd", lambda o: o.SGD()), ("momentum", lambda o: o.SGD(momentum=0.9)), ("adam", lambda o: o.Adam())],
 )
 def test_memory_equals_the_measured_bytes(model, name, make):
     import keras
@@ -164,25 +160,28 @@ def test_default_cut_is_the_best_of_all_cuts(devices):
 # Bytes on the wire
 
 
-def run_ring(elements, devices):
-    """All-reduce by a ring that really copies; returns the bytes each device sent and what each ends with."""
-    held = [np.array_split(np.arange(elements, dtype="float32") + 100 * d, devices) for d in range(devices)]
-    sent = [0] * devices
-    for phase in ("reduce-scatter", "all-gather"):
-        for step in range(devices - 1):
-            chunks = [(d - step + (phase == "all-gather")) % devices for d in range(devices)]
-            messages = [held[d][c].copy() for d, c in enumerate(chunks)]
-            for d, (c, message) in enumerate(zip(chunks, messages, strict=True)):
-                sent[d] += message.nbytes
-                to = held[(d + 1) % devices]
-                to[c] = to[c] + message if phase == "reduce-scatter" else message
-    return sent, [np.concatenate(chunks) for chunks in held]
+def halves(flat, record):
+    """Reduce-scatter, then all-gather, on one array a device: what each owns in between, and what each ends with."""
+    n = len(flat)
+    chunks = [np.array_split(each.copy(), n) for each in flat]
+    owned = None
+    for half, shift in (("reduce", 0), ("gather", 1)):
+        for step in range(n - 1):
+            chosen = [(d + shift - step) % n for d in range(n)]
+            arriving = [chunks[d][chosen[d]].copy() for d in range(n)]
+            for d in range(n):
+                record[d] += arriving[d].nbytes
+                there = chunks[(d + 1) % n]
+                there[chosen[d]] = there[chosen[d]] + arriving[d] if half == "reduce" else arriving[d]
+        owned = owned or [chunks[d][(d + 1) % n].copy() for d in range(n)]
+    return owned, [np.concatenate(each) for each in chunks]
 
 
 @pytest.mark.parametrize("elements, devices", [(12, 4), (10, 4), (11, 4), (3, 4), (0, 3), (7, 2), (5, 1)])
 def test_ring_bytes_equal_a_ring_that_runs(elements, devices):
-    sent, results = run_ring(elements, devices)
-    total = sum(np.arange(elements, dtype="float32") + 100 * d for d in range(devices))
+    sent, flat = [0] * devices, [np.arange(elements, dtype="float32") + 100 * d for d in range(devices)]
+    _, results = halves(flat, sent)
+    total = sum(flat)
     assert all(np.array_equal(result, total) for result in results)
     assert planner.all_reduce_bytes(elements, devices, "ring") == sent
 
@@ -268,44 +267,12 @@ def test_step_time_by_hand(parallelism, devices, options, compute, communication
     assert step.communication_share == pytest.approx(communication / (compute + communication))
 
 
-@pytest.mark.parametrize(
-    "stages, micro_batches, share",
-    [
-        (1, 1, 0),
-        (1, 9, 0),
-        (2, 1, 1 / 2),
-        (4, 1, 3 / 4),
-        (4, 4, 3 / 7),
-        (4, 13, 3 / 16),
-    ],
-)
-def test_bubble_fraction(stages, micro_batches, share):
-    assert planner.bubble_fraction(stages, micro_batches) == pytest.approx(share)
-
-
-# Advice
-
-ONE = planner.memory(LAYERS, "one device", 1, 64)[0].total  # 4 x (4 x 693,962 + 64 x 32,586) = 19,445,408
+def test_bubble_fraction():
+    for case, share in {(1, 1): 0, (1, 9): 0, (2, 1): 1 / 2, (4, 1): 3 / 4, (4, 4): 3 / 7, (4, 13): 3 / 16}.items():
+        assert planner.bubble_fraction(*case) == pytest.approx(share)
 
 
 # ZeRO: the ring cut in half, on a ring that really runs
-
-
-def halves(flat, record):
-    """Reduce-scatter, then all-gather, on one array a device: what each owns in between, and what each ends with."""
-    n = len(flat)
-    chunks = [np.array_split(each.copy(), n) for each in flat]
-    owned = None
-    for half, shift in (("reduce", 0), ("gather", 1)):
-        for step in range(n - 1):
-            chosen = [(d + shift - step) % n for d in range(n)]
-            arriving = [chunks[d][chosen[d]].copy() for d in range(n)]
-            for d in range(n):
-                record[d] += arriving[d].nbytes
-                there = chunks[(d + 1) % n]
-                there[chosen[d]] = there[chosen[d]] + arriving[d] if half == "reduce" else arriving[d]
-        owned = owned or [chunks[d][(d + 1) % n].copy() for d in range(n)]
-    return owned, [np.concatenate(each) for each in chunks]
 
 
 @pytest.mark.parametrize("devices", [2, 3, 4, 5])

@@ -30,10 +30,7 @@ SWEEP = {
     for name, start in (("one step per call", 4000), ("an epoch per call", 7000))
 }
 REFERENCE = {"NumPy arrays, batch 32": 4000}
-ROWS = {
-    "worker 0": [(0, 5, "compute"), (5, 3, "waiting")],
-    "worker 1": [(0, 7, "compute"), (7, 1, "travels")],
-}
+ROWS = {"worker 0": [(0, 5, "compute"), (5, 3, "waiting")], "worker 1": [(0, 7, "compute"), (7, 1, "travels")]}
 WORDS = {"compute": "train on it", "waiting": "wait for it", "travels": "all-reduce"}
 RUNS = {
     "never stopped": [2 / (i + 1) for i in range(60)],

@@ -3,7 +3,6 @@
 import json
 import os
 import pathlib
-import re
 import shutil
 import subprocess
 import sys
@@ -17,7 +16,6 @@ NOTEBOOK = ROOT / "notebooks" / "01_one_device_strategy.ipynb"
 sys.path.insert(0, str(ROOT / "tools"))
 
 import bench  # noqa: E402
-import colab_list  # noqa: E402
 import compatibility  # noqa: E402
 import derive  # noqa: E402
 import gpu_report  # noqa: E402
@@ -210,21 +208,6 @@ def test_a_notebook_that_is_not_there(capsys):
     with pytest.raises(SystemExit):
         refresh.main(["no.ipynb"])
     assert "no.ipynb: no such notebook" in capsys.readouterr().err
-
-
-def test_what_colab_has_otherwise(tmp_path, capsys):
-    newer = tmp_path / "newer.txt"
-    text = colab_list.OURS.read_text(encoding="utf-8")
-    newer.write_text(text.replace("tf_keras==", "tf-keras=="))
-    assert colab_list.main([str(newer)]) == 0 and "packages are the same" in capsys.readouterr().out
-    newer.write_text(re.sub(r"keras==3\S+", "keras==9.9", text).replace("numpy==", "# numpy "))
-    assert colab_list.main([str(newer)]) == 1
-    said = capsys.readouterr().out.splitlines()
-    assert len(said) == 2 and "keras: 3.13.2 in tests/hosted/colab.txt, 9.9 in the newer list" in said
-    assert said[1].endswith("none in the newer list")
-    newer.write_text("numpy\n")
-    assert colab_list.main([str(newer)]) == 2 and "names no package" in capsys.readouterr().err
-    assert colab_list.main([str(tmp_path / "none")]) == 2 and "cannot be read" in capsys.readouterr().err
 
 
 @pytest.mark.skipif(os.name == "nt", reason="the stand-in for nvidia-smi is a POSIX script")

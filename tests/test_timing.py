@@ -38,12 +38,7 @@ def lasting(machine, *milliseconds, on="now"):
 @pytest.mark.parametrize("on", ["now", "pending"])
 @pytest.mark.parametrize(
     "times, median, low, high",
-    [
-        ([5, 1, 4, 2, 3], 3, 2, 4),
-        ([1, 2], 1.5, 1.25, 1.75),
-        ([8, 8, 8, 8], 8, 8, 8),
-        ([0, 10, 20, 70], 15, 7.5, 32.5),
-    ],
+    [([5, 1, 4, 2, 3], 3, 2, 4), ([1, 2], 1.5, 1.25, 1.75), ([8, 8, 8, 8], 8, 8, 8), ([0, 10, 20, 70], 15, 7.5, 32.5)],
 )
 def test_median_and_quartiles_without_the_warm_up(machine, on, times, median, low, high):
     step = lasting(machine, 900, 800, 700, *times, on=on)

@@ -71,6 +71,8 @@ def normalise(notebook):
 def _normal_outputs(outputs, count):
     normal = []
     for output in outputs:
+        if "application/vnd.jupyter.widget-view+json" in output.get("data", {}):  # it lives with its kernel only
+            continue
         if output.output_type == "stream" and normal and normal[-1].get("name") == output.name:
             normal[-1].text += output.text
             continue
@@ -78,7 +80,6 @@ def _normal_outputs(outputs, count):
             output.execution_count = count
         if output.output_type == "error":
             output.traceback = [f"{output.ename}: {output.evalue}"]  # the frames name this machine's files
-        output.get("data", {}).pop("application/vnd.jupyter.widget-view+json", None)  # lives with its kernel only
         if "metadata" in output:
             title = output.metadata.get("image/png", {}).get("alt")
             output.metadata = nbformat.from_dict({"image/png": {"alt": title}} if title else {})

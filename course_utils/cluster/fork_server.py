@@ -66,19 +66,7 @@ class ForkServer:
 
         fresh: one whose workers are fresh interpreters, even where they could be forked.
         """
-        base = {name: value for name, value in os.environ.items() if name not in PER_RUN}
-        first, *others = [{name: env[name] for name in env if name.startswith(AT_IMPORT) and name not in PER_RUN}
-                          for env in envs]  # fmt: skip
-        fresh |= sys.platform != "linux" or environment.tpu_in_machine() or bool(environment.unfit_libtpu())
-        fresh |= any(other != first for other in others)
-        fresh |= any(name.startswith(AT_START) for env in envs for name in env)
-        base |= {} if fresh else first
-        backend = base.get("KERAS_BACKEND", "tensorflow")
-        modules = ["tensorflow"] * (backend == "tensorflow" or len(envs) > 1)  # keras.distribution.initialize takes it
-        preload = [] if fresh else [*modules, "keras"]
-        state = {name: value for name, value in base.items()
-                 if name.startswith(AT_START + AT_IMPORT) and name not in SET_BY_IMPORTS and not fresh}  # fmt: skip
-        kind = "fresh" if fresh else (backend, first.keys() <= {"KERAS_BACKEND"})  # one more, for other variables
+        kind, state, preload, env = _wanted(envs, fresh)
         ours, theirs = socket.socketpair()
         with cls.lock, theirs:
             server = cls.known.get(kind)
@@ -88,7 +76,7 @@ class ForkServer:
                     return ours
             if server:
                 server.close()
-            server = cls.known[kind] = cls(state, preload, base)
+            server = cls.known[kind] = cls(state, preload, env)
             socket.send_fds(server.control, [b"+"], [theirs.fileno()])
         return ours
 
@@ -98,6 +86,25 @@ class ForkServer:
         if self.owner == os.getpid():
             with contextlib.suppress(subprocess.TimeoutExpired):
                 self.process.wait(2)
+
+
+def _wanted(envs, fresh):
+    """A server for workers with these variables: its kind, the variables that it must share, its modules, its own."""
+    base = {name: value for name, value in os.environ.items() if name not in PER_RUN}
+    first, *others = [{name: env[name] for name in env if name.startswith(AT_IMPORT) and name not in PER_RUN}
+                      for env in envs]  # fmt: skip
+    fresh |= sys.platform != "linux" or environment.tpu_in_machine() or bool(environment.unfit_libtpu())
+    fresh |= any(other != first for other in others)
+    fresh |= any(name.startswith(AT_START) for env in envs for name in env)
+    if fresh:
+        return "fresh", {}, [], base
+    base |= first
+    backend = base.get("KERAS_BACKEND", "tensorflow")
+    modules = ["tensorflow"] * (backend == "tensorflow" or len(envs) > 1)  # keras.distribution.initialize takes it
+    state = {name: value for name, value in base.items()
+             if name.startswith(AT_START + AT_IMPORT) and name not in SET_BY_IMPORTS}  # fmt: skip
+    kind = (backend, first.keys() <= {"KERAS_BACKEND"})  # one more server for other variables
+    return kind, state, [*modules, "keras"], base
 
 
 @atexit.register

@@ -17,4 +17,3 @@ from course_utils.planner.parallelism import (
     step_time,
 )
 from course_utils.planner.pipelines import PipelineRun, run_pipeline
-from course_utils.planner.sliders import Sliders
