@@ -97,16 +97,15 @@ class Recommendation:
             lines.append(f"The fullest device holds {self.memory}.")
             sending = f" and sends for {_time(self.step.communication)}" if self.step.communication else ""
             rate = f"{self.throughput:,.0f}" if self.throughput >= 100 else f"{self.throughput:.3g}"
-            speed = f"computes for {_time(self.step.compute)}{sending}: {rate} examples/s"
+            speed = f"computes for {_time(self.step.compute)}{sending}: {rate} example{'s' * (rate != '1')}/s"
             many = f", {self.efficiency:.0%} of {self.devices:,} times one device" if self.devices > 1 else ""
             lines.append(f"A step {speed}{many}.")
         if self.cost is not None:
             lines.append(f"A million examples cost {self.cost:,.2f}, at your price.")
         if self.left_out:
             lines.append(f"Left out: {', '.join(self.left_out)}.")
-        return "\n".join(
-            [answer, *(textwrap.fill(line, 72, initial_indent="- ", subsequent_indent="  ") for line in lines)]
-        )
+        lines = [answer, *(f"- {line}" for line in lines)]
+        return "\n".join(textwrap.fill(line, 72, subsequent_indent="  ", break_on_hyphens=False) for line in lines)
 
 
 def recommend(layers: list[LayerCost], machine: Machine, global_batch_size: int, optimizer: str = "adam",
