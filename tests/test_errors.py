@@ -124,6 +124,19 @@ def nested(tmp_path, monkeypatch):
         return "RuntimeError: " + " ".join(problem.outcomes[0].log)
 
 
+def uneven(tmp_path, monkeypatch):
+    def fit():
+        devices = environment.logical_devices(2, kind="cpu")
+        import tensorflow as tf
+
+        with tf.distribute.MirroredStrategy(devices, tf.distribute.ReductionToOneDevice()).scope():
+            model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(1)])
+            model.compile("sgd", "mse")
+        model.fit(tf.data.Dataset.from_tensors((np.ones((5, 2)), np.ones((5, 1)))), verbose=0)
+
+    run_in_process(fit)
+
+
 def distributed_by_keras(tmp_path, monkeypatch):
     def fit():
         devices = environment.logical_devices(2, kind="cpu")
@@ -181,6 +194,7 @@ RAISERS = {
     "two_machines.sh: HOSTS": unfilled,
     "Your input ran out of data": too_few_batches,
     "RuntimeError: … `merge_call`": nested,
+    "InvalidArgumentError: … AddN": uneven,
     "RuntimeError: Method requires": reduced_by_a_replica,
     "ResourceExhaustedError: … OOM": too_large,
     "loss: nan": nothing_to_average,

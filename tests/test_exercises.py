@@ -167,7 +167,6 @@ RAISED = "Your code raised RuntimeError: Broken. In two sentences."
 WRONG = {
     "counter_on": [
         (lambda device: tf.constant(0.0), "EagerTensor is not a variable"),
-        (lambda device: 0, "int is not a variable"),
         (lambda device: tf.Variable(0.0), "For CPU:1 the variable lives on CPU:0."),
         (lambda device: only_counter(), "For CPU:0 the variable lives on CPU:1."),
         (lambda device: counter(device, 1.5), "The counter starts at 1.5 instead of 0."),
@@ -177,15 +176,12 @@ WRONG = {
         (lambda losses, size: losses.mean(), "You divided by the replica's own number of examples"),
         (lambda losses, size: losses / size, "It returns an array of shape (2,)"),
         (lambda losses, size: losses.sum() / size / 2, "their mean, 4; yours add up to 2."),
-        (lambda losses, size: tf.reduce_sum(losses) / 4, "their mean, 4; yours add up to 3."),
         (lambda losses, size: losses.sum() / 3, "For losses [2, 4, 3] and [5, 6] the shares must add up to"),
     ],
     "batch_loss": [
         (sparse_loss("sum_over_batch_size"), "Half a batch gives the same loss as a whole one"),
-        (lambda labels, logits: 1.0, "Half a batch gives the same loss as a whole one"),
         (sparse_loss("sum"), "must be ln 10 = 2.303; yours is 18.421."),
         (lambda *batch: average(sparse_loss()(*batch)) / 2, "must be ln 10 = 2.303; yours is 1.151."),
-        (lambda *batch: average(sparse_loss("sum_over_batch_size")(*batch)), "ValueError: Invalid value"),
         (lambda *batch: average(sparse_loss()(*batch)) if len(batch[0]) == 8 else np.nan, "1.151; yours is nan"),
     ],
     "moved": [
@@ -193,7 +189,6 @@ WRONG = {
         (fresh, "The weights are not the saved ones."),
         (lambda path, device: keras.Sequential(load_on(path, device).layers[:1]), "not the saved ones."),
         (lambda path, device: load_on(path, "CPU:0"), "The weights live on CPU:0 instead of CPU:2"),
-        (lambda path, device: keras.models.load_model(path), "The weights live on CPU:0 instead of CPU:2"),
         (
             lambda path, device: load_on(path, device, compile=False), "has made 0 steps instead of 3",
         ),
@@ -233,7 +228,6 @@ WRONG = {
     "row_split": [
         (lambda x, W: tf.concat(halves(x, W), axis=1), "so the result must be (2, 4); yours is (2, 8)."),
         (lambda x, W: x @ W, "but W was not split"),
-        (lambda x, W: tf.reduce_sum(x[:, :, None] * W, axis=1), "but W was not split"),
         (lambda x, W: x @ W + 0 * sum(halves(x, W)), "but W was not split"),
         (lambda x, W: halves(x, W)[0], "the other half of every sum is missing"),
         (lambda x, W: sum(halves(x, W)) / 2, "partial sums are added, not averaged"),
@@ -249,7 +243,6 @@ WRONG = {
         (lambda batch, n: 32, "it must return a list of 4, not 32"),
         (lambda batch, n: [32, 32, 32, 32], "Of 7 examples your 4 replicas get [32, 32, 32, 32], 128 together."),
         (lambda batch, n: [batch // n] * n, "Of 7 examples your 4 replicas get [1, 1, 1, 1], 4 together."),
-        (lambda batch, n: [math.ceil(batch / n)] * n, "Of 7 examples your 4 replicas get [2, 2, 2, 2], 8 together."),
         (lambda batch, n: [len(each) for each in np.array_split(range(batch), n)], "[2, 2, 1, 1] adds up, but"),
         (lambda batch, n: [batch // n] * (n - 1) + [batch - batch // n * (n - 1)], "but TensorFlow cuts slices of 2"),
     ],
@@ -273,7 +266,6 @@ WRONG = {
         (lambda *answer: str(config(*answer)), "It is not JSON (Expecting property name"),
         (lambda hosts, port, index: json.dumps(config(hosts, port, 0)), "'task' is {'type': 'worker', 'index': 0}"),
         (lambda hosts, port, index: json.dumps(config(hosts, port, str(index))), "'index': '1'}, and should be"),
-        (lambda *answer: json.dumps(config(*answer, type="chief")), "'task' is {'type': 'chief'"),
         (lambda hosts, port, index: json.dumps(config(hosts, 1, index)), "'cluster' is {'worker': ['node-1:1'"),
         (lambda hosts, port, index: json.dumps(hosts), "'cluster' is None"),
     ],
@@ -282,7 +274,6 @@ WRONG = {
         (lambda examples, batch, n, i: examples.batch(batch // n), "3 steps, and your workers make [6]"),
         (lambda examples, batch, n, i: examples.shard(n, 0).batch(batch // n), "step 0 should hold 0 to 7, and holds"),
         (lambda examples, batch, n, i: examples.shard(n, i).batch(batch), "and your workers make [2]"),
-        (lambda examples, batch, n, i: examples.take(count_of(examples) // n).batch(batch // n), "step 0 should hold"),
         (lambda examples, batch, n, i: examples.skip(i * count_of(examples) // n).take(count_of(examples) // n)
             .batch(batch // n), "step 0 should hold 0 to 7, and holds [[0, 1, 2, 3], [12,"),
         (lambda examples, batch, n, i: examples.shard(2, i % 2).batch(batch // 2), "24 examples, global batch 6, 3"),
@@ -305,15 +296,12 @@ WRONG = {
         (lambda wanted, cores: wanted, "100 examples on 8 cores are 12.5 for each, which is no multiple of 8."),
         (lambda wanted, cores: wanted // (8 * cores) * 8 * cores, "64 examples are fewer than the 100 wanted."),
         (lambda wanted, cores: (wanted // (8 * cores) + 1) * 8 * cores, "192 would do, but 128 is the smallest"),
-        (lambda wanted, cores: -(-wanted // 8) * 8, "104 examples on 8 cores are 13 for each"),
-        (lambda wanted, cores: 1024, "1024 would do, but 128 is the smallest that does."),
     ],
     "mean_of_first": [
         (lambda losses, count: tf.reduce_mean(losses), "2 it should return 3.0, and returns 4.0."),
         (lambda losses, count: tf.reduce_sum(losses) / tf.cast(count, "float32"), "return 3.0, and returns 8"),
         (lambda losses, count: tf.reduce_mean(tf.where(tf.range(4) < count, losses, 0.0)), "and returns 1.5."),
         (lambda losses, count: losses[0] * 0.75, "4 it should return 4.0, and returns 3.0"),
-        (lambda losses, count: losses, "2 it should return 3.0, and returns [4.0, 2.0, 9.0, 1.0]."),
         (lambda losses, count: tf.strings.to_number(tf.strings.as_string(losses[0])), "The compiler refuses: Detected"),
     ],
     "largest_so_far": [
@@ -322,7 +310,6 @@ WRONG = {
         (lambda losses: tf.sort(losses), "and returns [1.0, 2.0, 3.0, 5.0]."),
         (lambda losses: tf.fill([4], tf.reduce_max(losses)), "and returns [5.0, 5.0, 5.0, 5.0]."),
         (lambda losses: largest(losses, 0.0), "For [-4.0, -6.0, -1.0, -2.0] it should return [-4.0"),
-        (lambda losses: tf.reduce_max(losses), "and returns 5.0."),
     ],
 }  # fmt: skip
 RIGHT = {
