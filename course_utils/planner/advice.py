@@ -105,7 +105,7 @@ class Recommendation:
         if self.left_out:
             lines.append(f"Left out: {', '.join(self.left_out)}.")
         lines = [answer, *(f"- {line}" for line in lines)]
-        return "\n".join(textwrap.fill(line, 72, subsequent_indent="  ", break_on_hyphens=False) for line in lines)
+        return "\n".join(textwrap.fill(line, 72, subsequent_indent="  ") for line in lines)
 
 
 def recommend(layers: list[LayerCost], machine: Machine, global_batch_size: int, optimizer: str = "adam",
