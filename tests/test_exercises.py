@@ -182,6 +182,7 @@ WRONG = {
         (sparse_loss("sum_over_batch_size"), "Half a batch gives the same loss as a whole one"),
         (sparse_loss("sum"), "must be ln 10 = 2.303; yours is 18.421."),
         (lambda *batch: average(sparse_loss()(*batch)) / 2, "must be ln 10 = 2.303; yours is 1.151."),
+        (lambda *batch: average(sparse_loss("sum_over_batch_size")(*batch)), "ValueError: Invalid value"),
         (lambda *batch: average(sparse_loss()(*batch)) if len(batch[0]) == 8 else np.nan, "1.151; yours is nan"),
     ],
     "moved": [

@@ -89,7 +89,7 @@ class ForkServer:
 
 
 def _wanted(envs, fresh):
-    """A server for workers with these variables: its kind, the variables that it must share, its modules, its own."""
+    """Of a server for workers with these variables: kind, variables that must stay the same, modules, environment."""
     base = {name: value for name, value in os.environ.items() if name not in PER_RUN}
     first, *others = [{name: env[name] for name in env if name.startswith(AT_IMPORT) and name not in PER_RUN}
                       for env in envs]  # fmt: skip
