@@ -3,7 +3,7 @@
 import errno
 import socket
 
-from course_utils.arguments import one_of, whole_number
+from course_utils.arguments import one_of
 
 
 def load_digits(name: str = "digits") -> tuple[tuple, tuple]:
@@ -53,8 +53,18 @@ def _mnist():
     return tuple(((x / 255).astype("float32")[..., None], y.astype("int64")) for x, y in (train, test))
 
 
-def make_dataset(images, labels, global_batch_size: int, *, cache: bool = True, shuffle: bool = True, seed: int = 0,
-                 reshuffle: bool = False, drop_remainder: bool = True, prefetch: bool = True):  # fmt: skip
+def make_dataset(
+    images,
+    labels,
+    global_batch_size: int,
+    *,
+    cache: bool = True,
+    shuffle: bool = True,
+    seed: int = 0,
+    reshuffle: bool = False,
+    drop_remainder: bool = True,
+    prefetch: bool = True,
+):
     """The tf.data pipeline that the whole course trains from: batches of `(images, labels)`.
 
     images, labels: arrays of equal length N.
@@ -75,7 +85,12 @@ def make_dataset(images, labels, global_batch_size: int, *, cache: bool = True, 
     count = len(images)
     if len(labels) != count:
         raise ValueError(f"labels: {len(labels)} labels for {count} images; there must be one for each")
-    global_batch_size = whole_number("global_batch_size", global_batch_size, 1, count, "the number of examples")
+    is_whole = hasattr(global_batch_size, "__index__") and not isinstance(global_batch_size, bool)
+    if not is_whole or not 1 <= global_batch_size <= count:
+        raise ValueError(
+            f"global_batch_size={global_batch_size!r}: must be a whole number from 1 to {count} "
+            "(the number of examples)"
+        )
     if shuffle:
         order = np.random.RandomState(seed).permutation(count)
         images, labels = images[order], labels[order]

@@ -20,6 +20,7 @@ NEEDED = ("tensorflow", "keras", "numpy", "scipy", "scikit-learn", "matplotlib",
 INSTALL = "install requirements.txt (make lab does it, in an environment of its own)"
 LOOK = "import json; from course_utils import environment; print(json.dumps(environment.facts()))"
 SHARED = "/dev/shm"
+LOADED = 60  # seconds in which TensorFlow must be loaded
 OLDEST_DRIVER = 525  # for CUDA 12: https://www.tensorflow.org/install/pip
 OK, WARN, FAIL = "[ OK ]", "[WARN]", "[FAIL]"
 
@@ -71,14 +72,14 @@ def _requirements():
 def tensorflow():
     """Loaded in a process of its own, since a broken one may take the process with it."""
     env = os.environ | {"PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])}
-    ways = {"capture_output": True, "text": True, "timeout": 60, "stdin": subprocess.DEVNULL}
+    ways = {"capture_output": True, "text": True, "timeout": LOADED, "stdin": subprocess.DEVNULL}
     try:
         done = subprocess.run([sys.executable, "-c", LOOK], env=env, **ways)
     except subprocess.TimeoutExpired:
         remedy = "free some memory, and try again"
         if environment.installed("libtpu"):
             remedy += "; where libtpu waits for Google's metadata server, set TPU_SKIP_MDS_QUERY=1"
-        yield False, FAIL, "TensorFlow did not load within 60 seconds", remedy
+        yield False, FAIL, f"TensorFlow did not load within {LOADED} seconds", remedy
         return
     if done.returncode:
         last = (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]
@@ -134,7 +135,7 @@ def loopback():
 def workers():
     if environment.installed("cloudpickle"):  # else packages() has said so
         try:
-            cluster.run_on_workers(int, timeout=20)
+            cluster.run_on_workers(int, timeout=60)  # without the seconds until they have begun
             yield True, OK, "worker processes start (notebook 03)", ""
         except Exception as problem:  # a missing package, a full disk, another system
             words = f"worker processes do not start: {errors.message(problem)[0]}"

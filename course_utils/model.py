@@ -1,19 +1,16 @@
 """The one model that every notebook trains."""
 
-from course_utils.arguments import whole_number
-
 
 def build_model(seed: int = 0):
     """The source page's network for 28×28×1 images: Conv2D 32 → MaxPooling2D → Flatten → Dense 128 → Dense 10 (logits).
 
     seed: the same one gives the same initial weights under every strategy and on every device, because each layer's
-        initializer carries a seed of its own. ValueError if it is no whole number ≥ 0.
+        initializer carries a seed of its own. ValueError (Keras' own) if it is no whole number.
 
     Input (batch, 28, 28, 1) float32, output (batch, 10). Not compiled: do both inside `strategy.scope()`.
     """
     import keras
 
-    seed = whole_number("seed", seed)
     first, second, third = (keras.initializers.GlorotUniform(seed=3 * seed + i) for i in range(3))
     return keras.Sequential(
         [

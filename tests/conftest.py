@@ -36,7 +36,7 @@ def python(tmp_path):
         env = {name: value for name, value in os.environ.items() if name != "TF_CPP_MIN_LOG_LEVEL"}
         env["PYTHONPATH"] = os.pathsep.join([str(tmp_path), str(root)])
         return subprocess.run(
-            [sys.executable, "-c", code], env=env, cwd=tmp_path, capture_output=True, text=True, timeout=120
+            [sys.executable, "-c", code], env=env, cwd=tmp_path, capture_output=True, text=True, timeout=600
         )
 
     return run

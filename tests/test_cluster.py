@@ -6,6 +6,7 @@ import importlib
 import json
 import os
 import pathlib
+import pickle
 import signal
 import subprocess
 import sys
@@ -14,11 +15,14 @@ import threading
 import time
 
 import jupyter_client
+import nbclient
+import nbformat
 import numpy as np
 import psutil
 import pytest
 
 from course_utils.cluster import (
+    Outcome,
     WorkerError,
     check_tf_config,
     fork_server,
@@ -307,7 +311,7 @@ def test_a_worker_that_raises():
     with pytest.raises(WorkerError) as caught:
         run_on_workers(uneven, restarts=3)
     error, took = caught.value, time.monotonic() - start
-    assert (error.index, failure(error)) == (1, ("raised", "ValueError")) and workers.GRACE <= took < 60
+    assert (error.index, failure(error)) == (1, ("raised", "ValueError")) and took >= workers.GRACE
     assert str(error).startswith("worker 1 raised ValueError: no\n")
     assert list(map(str, error.outcomes)) == ["worker 0 was still running", "worker 1 raised ValueError: no"]
     assert (
@@ -445,23 +449,89 @@ def test_a_coordinator_ends_the_run_whatever_became_of_the_others(tmp_path):
 
 def test_a_coordinator_that_fails(tmp_path):
     pathlib.Path(tmp_path, "2").touch()
-    start = time.monotonic()
     with pytest.raises(WorkerError, match="worker 0 raised ZeroDivisionError") as error:
         run_on_workers(coordinate, str(tmp_path), 0, workers=3, coordinated=True)
     assert list(map(str, error.value.outcomes[1:])) == ["worker 1 was still running", "worker 2 was killed by SIGKILL"]
-    assert time.monotonic() - start < 60
 
 
 def test_the_deadline_holds_for_everything_together():
     def dies_or_waits():
         die() if os.environ["COURSE_ATTEMPT"] == "0" and index() == 0 else wait()
 
-    start = time.monotonic()
     with pytest.raises(WorkerError) as caught:
         run_on_workers(dies_or_waits, timeout=2, restarts=5)
-    assert time.monotonic() - start < 60
     assert failure(caught.value) == ("deadline", "2")
     assert str(caught.value).startswith("worker 0 and worker 1 had not returned after 2 seconds")
+
+
+def test_the_deadline_counts_from_when_the_workers_have_begun(tmp_path, monkeypatch):
+    """A busy machine loads slowly, and that is not the function's fault; but it must begin some time."""
+    (tmp_path / "sitecustomize.py").write_text("import os, time\ntime.sleep(float(os.environ.get('COURSE_SLOW', 0)))\n")
+    slow = {"PYTHONPATH": str(tmp_path), "COURSE_SLOW": 3}
+    assert run_on_workers(index, timeout=2.5, env=slow) == [0, 1]
+    monkeypatch.setattr(workers, "STARTING", 0.5)
+    with pytest.raises(WorkerError, match=r"^worker 0 and worker 1 could not begin within 0\.5 seconds\n") as caught:
+        run_on_workers(index, env=slow, restarts=3)
+    assert failure(caught.value) == ("not begun", "0.5")
+
+
+@linux
+def test_calls_that_are_not_taken_in_time(monkeypatch):
+    """A server that stands still takes no calls, and many of them fill the socket."""
+    server = run_in_process(os.getppid)
+    os.kill(server, signal.SIGSTOP)
+    try:
+        with monkeypatch.context() as patch:
+            patch.setattr(workers, "STARTING", 0.5)
+            patch.setattr(workers, "CLOSING", 0.5)
+            with pytest.raises(RuntimeError, match=r"has not taken their calls within 0\.5 seconds: close other pro"):
+                run_on_workers(index, workers=64, env={"COURSE_LONG": "x" * 2**16})
+    finally:
+        os.kill(server, signal.SIGCONT)
+    deadline = time.monotonic() + 300
+    while os.listdir(tempfile.gettempdir()) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    assert run_in_process(os.getppid) == server
+
+
+@linux
+def test_a_process_that_cannot_be_forked(tmp_path, monkeypatch):
+    full = "import errno, os\ndef fork():\n    raise OSError(errno.EAGAIN, 'Resource temporarily unavailable')\n"
+    (tmp_path / "sitecustomize.py").write_text(full + "os.fork = fork\n")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    with pytest.raises(RuntimeError, match=r"cannot be started \(Resource temporarily unavailable\).*fewer workers"):
+        run_on_workers(index)
+    monkeypatch.undo()
+    fork_server.close_servers()
+
+
+@linux
+def test_where_no_process_that_starts_workers_lives(tmp_path, monkeypatch):
+    (tmp_path / "sitecustomize.py").write_text("import os\nos._exit(3)\n")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    with pytest.raises(RuntimeError, match="ended before it started one: see what python -c"):
+        run_on_workers(index)
+    monkeypatch.undo()
+    fork_server.close_servers()
+
+
+def test_an_error_can_be_sent_on():
+    error = WorkerError(1, [Outcome("worker 0", "returned"), Outcome("worker 1", "signal", "SIGKILL", log=["started"])])
+    again = pickle.loads(pickle.dumps(error))
+    assert (str(again), again.index, again.outcomes) == (str(error), 1, error.outcomes)
+    assert str(error).startswith("worker 1 was killed by SIGKILL\nworker 0 returned\n")
+
+
+@linux
+def test_what_cannot_be_killed_is_not_waited_for_without_end(monkeypatch):
+    monkeypatch.setattr(fork_server, "KILLED", 0.2)
+    alive = subprocess.Popen(["sleep", "1000"])  # nobody kills it: as one that hangs in the kernel
+    try:
+        assert fork_server._wait_for([alive.pid]) == {alive.pid}
+    finally:
+        alive.kill()
+    assert fork_server._wait_for([alive.pid]) == set()
+    alive.wait()
 
 
 def test_killed_during_start_up():
@@ -566,6 +636,46 @@ def test_full_disk(tmp_path, monkeypatch):
         subprocess.run(["umount", tmp_path], check=True)
 
 
+SEEN = """
+import pathlib, time
+import course_utils
+from course_utils.cluster import run_on_workers
+
+def speak(folder):
+    print("seen at once")
+    deadline = time.monotonic() + 300
+    while not (folder / "seen").exists() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    return (folder / "seen").exists()
+
+print(run_on_workers(speak, pathlib.Path(FOLDER), timeout=400))
+"""
+
+
+def test_a_notebook_shows_what_a_worker_prints_while_it_works(tmp_path):
+    """The worker waits until its line has been seen among the outputs of its cell."""
+    assert "PYTHONUNBUFFERED" not in os.environ
+    cell = nbformat.v4.new_code_cell(SEEN.replace("FOLDER", repr(str(tmp_path))))
+    notebook = nbformat.v4.new_notebook(cells=[cell])
+    client = nbclient.NotebookClient(notebook, kernel_name="python3", resources={"metadata": {"path": str(ROOT)}})
+
+    def look():
+        while not (tmp_path / "ended").exists():
+            text = "".join(output.get("text", "") for output in list(cell.outputs))
+            if text.count("seen at once") == 2:
+                (tmp_path / "seen").touch()
+            time.sleep(0.05)
+
+    looking = threading.Thread(target=look)
+    looking.start()
+    try:
+        client.execute()
+    finally:
+        (tmp_path / "ended").touch()
+        looking.join()
+    assert cell.outputs[-1]["text"].splitlines()[-1] == "[True, True]"
+
+
 PROGRAM = """
 import os, signal, sys, threading
 import course_utils
@@ -594,12 +704,12 @@ def started(lines):
 @pytest.mark.parametrize("how, code", [(signal.SIGINT, 1), (signal.SIGKILL, -9), (signal.SIGTERM, -15)])
 def test_a_script_that_is_stopped(tmp_path, how, code):
     (tmp_path / "script.py").write_text(PROGRAM)
-    env = os.environ | {"PYTHONPATH": str(ROOT), "TMPDIR": str(tmp_path), "PYTHONUNBUFFERED": "1"}
+    env = os.environ | {"PYTHONPATH": str(ROOT), "TMPDIR": str(tmp_path)}
     command, pipes = [sys.executable, tmp_path / "script.py"], {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
     with subprocess.Popen(command, env=env, text=True, **pipes) as script:
         pids = started(script.stdout)
         script.send_signal(how)
-        said = script.communicate(timeout=60)[1]
+        said = script.communicate(timeout=300)[1]
     assert (script.returncode in (code, -how)) and gone(pids)
     assert ("KeyboardInterrupt" in said) == (how == signal.SIGINT)
     deadline = time.monotonic() + 30
@@ -615,16 +725,16 @@ def test_a_notebook_that_is_stopped(how):
     client = manager.blocking_client()
     try:
         client.start_channels()
-        client.wait_for_ready(timeout=60)
+        client.wait_for_ready(timeout=300)
         client.execute(PROGRAM)
-        messages = (client.get_iopub_msg(timeout=60) for _ in range(1000))
+        messages = (client.get_iopub_msg(timeout=300) for _ in range(1000))
         texts = (each["content"]["text"] for each in messages if each["msg_type"] == "stream")
         pids = started(line for text in texts for line in text.splitlines())
         if how == "interrupt":
             manager.interrupt_kernel()
-            reply = client.get_shell_msg(timeout=60)
+            reply = client.get_shell_msg(timeout=300)
             while reply["msg_type"] != "execute_reply":
-                reply = client.get_shell_msg(timeout=60)
+                reply = client.get_shell_msg(timeout=300)
             assert reply["content"]["ename"] == "KeyboardInterrupt" and gone(sorted(pids, key=pids.count)[:2])
         else:
             os.kill(manager.provisioner.pid, signal.SIGKILL)

@@ -31,9 +31,14 @@ def nvidia(tmp_path, monkeypatch):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "-1")
 
 
-PLENTY = """from course_utils import doctor, environment
+PLENTY = """import types
+from course_utils import doctor, environment
 doctor.SHARED, environment.memory = "/", lambda: (32.0, 16.0)
+doctor.shutil.disk_usage = lambda path: types.SimpleNamespace(total=2**36, free=2**35)
+doctor.LOADED = 500
 """
+"""A machine with memory and room on its disk, which may be busy: what the doctor would say of the real one is its own
+affair."""
 
 
 @pytest.mark.skipif(os.name == "nt", reason="the stand-in for nvidia-smi is a POSIX script")
@@ -82,7 +87,7 @@ def test_an_old_driver_and_little_shared_memory(monkeypatch):
 )
 def test_tensorflow_is_missing_or_broken(python, tmp_path, fake, words):
     (tmp_path / "tensorflow.py").write_text(fake)
-    done = python(CODE)
+    done = python(PLENTY + CODE)
     assert done.returncode == 1
     assert words in done.stdout and done.stdout.count("[FAIL]") == 1
     assert "worker processes start" in done.stdout

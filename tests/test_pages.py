@@ -184,14 +184,3 @@ def test_a_word_of_the_glossary_is_linked_where_it_is_first_used(page):
 def test_every_word_of_the_glossary_is_used():
     text = "".join(page.read_text(encoding="utf-8") for page in NOTEBOOKS)
     assert [term for term in glossary.terms() if f"]({glossary.anchor(term)})" not in text] == []
-
-
-def test_how_large_it_is():
-    """CONTRIBUTING's table: a limit that nobody counts is none."""
-    rows = re.findall(r"^\| (`.*`) \| ([\d,]+) \|", (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8"), re.M)
-    assert len(rows) == 8
-    for patterns, most in rows:
-        paths = [path for pattern in re.findall("`(.*?)`", patterns) for path in ROOT.glob(pattern)]
-        lengths = [len(path.read_text(encoding="utf-8").splitlines()) for path in paths]
-        assert 0 < sum(lengths) <= int(most.replace(",", "")), patterns
-        assert max(lengths) <= 400 or "tests" in patterns, patterns

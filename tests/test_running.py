@@ -3,6 +3,7 @@
 import json
 import os
 import pathlib
+import runpy
 import shutil
 import subprocess
 import sys
@@ -237,3 +238,12 @@ def test_what_a_run_on_gpus_reports(tmp_path, monkeypatch, capsys):
     page = (tmp_path / "build" / "gpu-report.md").read_text(encoding="utf-8")
     assert "Tesla T4, 535.104.05, 15360" in page and "| 1 | 1 | 1234 |  |" in page
     assert "I ran it on real hardware" in capsys.readouterr().out
+
+
+def test_the_tests_have_an_ordinary_machines_environment():
+    """`conftest.py` takes out what this machine sets, `PYTHONUNBUFFERED` say, before a test or a kernel is started."""
+    root = runpy.run_path(str(ROOT / "conftest.py"))
+    environment = {"PYTHONUNBUFFERED": "1", "TF_NUM_INTEROP_THREADS": "3", "PYTHONPATH": "here", "HOME": "/home/me"}
+    root["clear"](environment)
+    assert environment == {"PYTHONPATH": "here", "HOME": "/home/me"}
+    assert [name for name in os.environ if name in ("PYTHONUNBUFFERED", "PYTHONDONTWRITEBYTECODE")] == []

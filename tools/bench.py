@@ -114,19 +114,25 @@ def with_jax(batches):
 
 
 def table(title, found, names):
+    """Print rates, and shares of the limit, where they were measured: some ways are at one batch size only."""
     print(f"{title}: thousands of examples/s of two workers together, and the share of its own limit")
     print(" " * 26 + "".join(f"{batch:>13,}" for batch in found))
     for way, name in names.items():
-        cells = [
-            f"{8 * batch / timed[way].median:7.1f} {timed['nothing'].median / timed[way].median:4.0%}"
-            for batch, timed in found.items()
-        ]
+        cells = []
+        for batch, timed in found.items():
+            if way in timed:
+                rate = 8 * batch / timed[way].median
+                share = timed["nothing"].median / timed[way].median
+                cells.append(f"{rate:7.1f} {share:4.0%}")
+            else:
+                cells.append("–")
         print(f"{name:26}" + "".join(f"{cell:>13}" for cell in cells))
 
 
-def network():
+def network(batches):
+    """Measure and print a table for each library, at these batch sizes of a worker; 128 must be among them."""
     with contextlib.redirect_stdout(sys.stderr), executed("03_multi_worker_strategy", *CELLS) as space:
-        tensorflow = run_on_workers(space["costs"], BATCHES, timeout=300)[0]
+        tensorflow = run_on_workers(space["costs"], batches, timeout=300)[0]
     names = {
         "nothing": "nothing: the limit",
         "step by step": "section 2's loop",
@@ -137,25 +143,24 @@ def network():
     for way in "all_reduce", "in_half_precision":
         ratio = tensorflow[128]["step by step"].median / tensorflow[128][way].median
         print(f"{names[way]:26}× {ratio:.2f} of section 2's loop, at 128 examples a worker")
-    jax = run_on_workers(with_jax, BATCHES[:3], timeout=300, env={"KERAS_BACKEND": "jax"})[0]
+    jax = run_on_workers(with_jax, batches[:3], timeout=300, env={"KERAS_BACKEND": "jax"})[0]
     table("Keras on JAX", jax, {"nothing": "nothing: the limit", "gradients": "fit"})
     try:
         import torch
     except ImportError:
         print("PyTorch is not installed: no comparison with it")
         return
-    alone = {"OMP_NUM_THREADS": "1"}  # has workers start afresh: with TensorFlow loaded, torch ended by SIGSEGV
-    pytorch = run_on_workers(with_pytorch, BATCHES, timeout=300, env=alone)[0]
+    alone = {"PYTHONHASHSEED": "0"}  # has workers start afresh: with TensorFlow loaded, torch ended by SIGSEGV
+    pytorch = run_on_workers(with_pytorch, batches, timeout=300, env=alone)[0]
     table(f"PyTorch {torch.__version__}", pytorch, {"nothing": "nothing: the limit", "gradients": "DDP over gloo"})
-    ratios = [f"{pytorch[batch]['gradients'].median / tensorflow[batch]['all_reduce'].median:.2f}" for batch in BATCHES]
+    ratios = [f"{pytorch[batch]['gradients'].median / tensorflow[batch]['all_reduce'].median:.2f}" for batch in batches]
     print(f"{'TensorFlow / PyTorch':26}" + "".join(f"{ratio:>13}" for ratio in ratios))
 
 
 def main(arguments):
-    argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args(
-        arguments
-    )
-    network()
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--short", action="store_true", help="one batch size only: does it run?")
+    network((128,) if parser.parse_args(arguments).short else BATCHES)
 
 
 if __name__ == "__main__":

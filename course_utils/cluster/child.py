@@ -21,6 +21,8 @@ def work(result: int, lifeline: int, call: int, *ports: int) -> None:
     """
     for fd in (result, lifeline, call, *ports):
         os.set_inheritable(fd, False)
+    for stream in sys.stdout, sys.stderr:  # into a pipe they would wait for 8 KiB, and die with a worker that is killed
+        stream.reconfigure(line_buffering=True)
     threading.Thread(target=_end_with_the_notebook, args=[lifeline], daemon=True).start()
     try:
         data, done = bytearray(os.fstat(call).st_size), 0
@@ -31,6 +33,8 @@ def work(result: int, lifeline: int, call: int, *ports: int) -> None:
         if sys.platform != "linux":
             for port in ports:
                 os.close(port)
+        with open(result, "wb", buffering=0, closefd=False) as file:
+            write(file, pack(None, "begun"))
         blocks = _packed(function(*args))
     except SystemExit as end:
         if isinstance(end.code, str):

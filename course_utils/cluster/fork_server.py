@@ -21,6 +21,7 @@ import subprocess
 import sys
 import tempfile
 import threading
+import time
 import traceback
 import warnings
 
@@ -38,6 +39,10 @@ FRESH = (
     "import json, sys; fds, path = map(json.loads, sys.argv[1:]); sys.path += path; del sys.argv[1:]; "
     "from course_utils.cluster import child; child.work(*fds)"
 )
+
+
+KILLED = 10
+"""Seconds in which a killed process must be gone; one that hangs in the kernel is not waited for any longer."""
 
 
 class ForkServer:
@@ -130,7 +135,6 @@ def serve(control: int, preload: list[str]) -> None:
         with contextlib.suppress(ImportError):  # where it is missing, the worker will say so
             importlib.import_module(name)
     gc.freeze()  # else a collection in a worker would copy what it shares
-    sys.stdout.reconfigure(write_through=True)
     _Server(socket.socket(fileno=control), bool(preload)).serve()
 
 
@@ -182,10 +186,14 @@ class _Server:
             if run not in self.folders:
                 self.folders[run] = tempfile.mkdtemp(prefix="course-workers-", dir=request["temporary"])
             request["env"].setdefault("TMPDIR", tempfile.mkdtemp(dir=self.folders[run]))
-            self.runs[run][self._start(request, fds)] = request["index"]
             self._report(run, folder=self.folders[run])
         except OSError as problem:
-            self._report(run, error=problem.strerror)
+            self._report(run, error=problem.strerror, of="files")
+        else:
+            try:
+                self.runs[run][self._start(request, fds)] = request["index"]
+            except OSError as problem:
+                self._report(run, error=problem.strerror, of="fork")
         finally:
             for fd in fds:
                 os.close(fd)
@@ -250,9 +258,8 @@ class _Server:
             with contextlib.suppress(ProcessLookupError, PermissionError):  # as macOS says of a group that is no more
                 os.killpg(pid, signal.SIGKILL)
             os.kill(pid, signal.SIGKILL)  # it may not have its group yet
+        _wait_for(pids)
         for pid in pids:
-            with contextlib.suppress(ChildProcessError):  # taken for an orphan of the one before
-                os.waitpid(pid, 0)
             self._kill_orphans(pid)
         shutil.rmtree(self.folders.pop(run, ""), ignore_errors=True)
         self.selector.unregister(run)
@@ -265,11 +272,30 @@ class _Server:
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(pid, signal.SIGKILL)
         workers = {pid for pids in self.runs.values() for pid in pids}
+        deadline = time.monotonic() + KILLED
         while orphans := [child.pid for child in psutil.Process().children() if child.pid not in workers]:
             for orphan in orphans:
-                with contextlib.suppress(ProcessLookupError, ChildProcessError):
+                with contextlib.suppress(ProcessLookupError):
                     os.kill(orphan, signal.SIGKILL)
-                    os.waitpid(orphan, 0)
+            if _wait_for(orphans, deadline):
+                return
+
+
+def _wait_for(pids, deadline=None):
+    """Ask for the exit codes of killed children; those that are not gone by the deadline, in `KILLED` seconds."""
+    deadline = deadline or time.monotonic() + KILLED
+    left = set(pids)
+    while True:
+        for pid in list(left):
+            try:
+                ended = os.waitpid(pid, os.WNOHANG)[0]
+            except ChildProcessError:  # somebody has asked before
+                ended = pid
+            if ended:
+                left.remove(pid)
+        if not left or time.monotonic() > deadline:
+            return left
+        time.sleep(0.001)
 
 
 def _receive(connection, size, most):

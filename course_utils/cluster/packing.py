@@ -34,9 +34,12 @@ def _code(filename, build, parts):
     return build(*parts).replace(co_filename=filename)
 
 
-def is_whole(data: bytes) -> bool:
-    """Whether this beginning of packed bytes is all of them."""
-    return len(data) >= HEAD.size and len(data) >= HEAD.unpack_from(data)[1]
+def size(data: bytes) -> int | None:
+    """How many bytes the first value takes of this beginning of packed bytes; None if it is not all there yet."""
+    if len(data) < HEAD.size:
+        return None
+    total = HEAD.unpack_from(data)[1]
+    return total if total <= len(data) else None
 
 
 def unpack(data: bytearray) -> tuple:

@@ -24,6 +24,9 @@ MOST_WORKERS = 64
 GRACE = 12
 """Seconds that the others get to end by themselves once one has failed, so that their errors can be read: TensorFlow
 notices at once that a connection breaks, and after ten seconds that a worker's heartbeat has stopped."""
+STARTING = 300
+"""Seconds within which all workers must have begun. Only then their `timeout` counts: loading takes long on a busy
+machine, and is no fault of theirs."""
 CLOSING = 20
 """Seconds in which all workers of a run must be gone when it ends."""
 LOG_LINE = re.compile(r"WARNING: All log messages before absl::|([IWE])\d{4} [\d:.]+ +\d+ [\w./]+:\d+\] ")
@@ -40,7 +43,7 @@ def run_on_workers(function, *args, workers: int = 2, timeout: float = 120, rest
         source; what cannot travel (a strategy, a lock) must be made inside it. Its results travel back.
     workers: how many processes, from 1 to 64. Each finds its place in TF_CONFIG, with a port of this machine that is
         its own while it lives (a server that is not gRPC's must set SO_REUSEADDR to listen there).
-    timeout: seconds for everything together, restarts included.
+    timeout: seconds from when all of them have begun, restarts included. What is loaded before may take 300 more.
     restarts: how often all of them are started again after one *died* (was killed, or left without returning). Not
         after an exception, which would come again, nor after the deadline.
     env: environment variables for the workers, added to this process's: a dict, or a function from a worker's index to
@@ -65,7 +68,7 @@ def run_on_workers(function, *args, workers: int = 2, timeout: float = 120, rest
     """
     count = whole_number("workers", workers, 1, MOST_WORKERS)
     restarts = whole_number("restarts", restarts)
-    deadline = time.monotonic() + finite_number("timeout", timeout)
+    deadline = Deadline(finite_number("timeout", timeout))
     call = _packed(function, args)
     chosen = [{"CUDA_VISIBLE_DEVICES": "-1"} | _texts(env(index) if callable(env) else env) for index in range(count)]
     names = [f"worker {index}" for index in range(count)]
@@ -78,9 +81,9 @@ def run_on_workers(function, *args, workers: int = 2, timeout: float = 120, rest
                     for index, own in enumerate(chosen)
                 ]
                 again, awaited = attempt < restarts, 1 if coordinated else count
-                return _run(call, names, envs, deadline, timeout, ports, again, awaited)
+                return _run(call, names, envs, deadline, ports, again, awaited)
         except WorkerError as failure:
-            if failure.outcomes[failure.index].kind in ("raised", "deadline") or attempt == restarts:
+            if failure.outcomes[failure.index].kind in ("raised", "deadline", "not begun") or attempt == restarts:
                 raise
             print(f"{str(failure).splitlines()[0]}: all are started again ({attempt + 1} of {restarts})", flush=True)
 
@@ -91,8 +94,8 @@ def run_in_process(function, *args, env: dict | None = None, timeout: float = 12
     For what must not happen in this process, or cannot any more: a crash, another Keras backend, other devices.
     Everything else is as in `run_on_workers`, but that it sees the GPUs that this process sees.
     """
-    deadline = time.monotonic() + finite_number("timeout", timeout)
-    return _run(_packed(function, args), ["the process"], [_texts(env)], deadline, timeout)[0]
+    deadline = Deadline(finite_number("timeout", timeout))
+    return _run(_packed(function, args), ["the process"], [_texts(env)], deadline)[0]
 
 
 def prepare(*envs: dict) -> None:
@@ -149,11 +152,27 @@ def free_addresses(count: int) -> list[str]:
         return [f"localhost:{port.getsockname()[1]}" for port in ports]
 
 
+class Deadline:
+    """When a run must have ended: some seconds after its workers have begun, which they must do in time as well."""
+
+    def __init__(self, seconds: float):
+        self.seconds = seconds
+        self.kind, self.allowed = "not begun", STARTING
+        self.time = time.monotonic() + STARTING
+
+    def begin(self) -> None:
+        """Let the seconds count from now on, unless they do already."""
+        if self.kind == "not begun":
+            self.kind, self.allowed = "deadline", self.seconds
+            self.time = time.monotonic() + self.seconds
+
+
 class _Worker:
     """One process: what it prints, what it returns, how it ended."""
 
     def __init__(self, name, prefix, level):
         self.outcome, self.prefix, self.value = Outcome(name), prefix, lambda: None
+        self.has_begun = False
         self.output, output = os.pipe()
         self.result, result = os.pipe()
         lifeline, self.lifeline = os.pipe()
@@ -203,12 +222,19 @@ class _Worker:
 
     def _collect(self, block):
         self.data += block
-        if packing.is_whole(self.data):
-            self.outcome.kind, value = packing.unpack(self.data)
-            if self.outcome.kind == "returned":
+        while size := packing.size(self.data):
+            kind, value = packing.unpack(self.data)
+            self.data = self.data[size:]  # another object: `value` is made of the memory of the one before
+            self.has_begun = True
+            if kind == "begun":
+                continue
+            self.outcome.kind = kind
+            if kind == "returned":
                 self.value = value
             else:
                 self.outcome.type, self.outcome.message, details = value()
+                while self.read(self.output):  # what it printed stands before its traceback
+                    pass
                 self.log.extend(details.splitlines())
 
     def ended(self, code):
@@ -233,7 +259,7 @@ class _NoServer(Exception):
     """The fork server has ended before it started a worker: as where TensorFlow aborts when it is imported."""
 
 
-def _run(call, names, envs, deadline, timeout, ports=(), again=False, awaited=1):
+def _run(call, names, envs, deadline, ports=(), again=False, awaited=1):
     """Start a process for each name, listen until all have returned or one has failed, and leave none behind.
 
     again: whether all are started again after a death; then, if it was killed, nobody waits for the others' errors.
@@ -246,12 +272,25 @@ def _run(call, names, envs, deadline, timeout, ports=(), again=False, awaited=1)
         except OSError as problem:
             raise _cannot_write(problem.strerror) from problem
         try:
-            workers, failed = _launch(file, names, envs, deadline, timeout, ports, again, awaited)
+            workers, failed = _launch(file, names, envs, deadline, ports, again, awaited)
         except _NoServer:
-            workers, failed = _launch(file, names, envs, deadline, timeout, ports, again, awaited, fresh=True)
+            try:
+                workers, failed = _launch(file, names, envs, deadline, ports, again, awaited, fresh=True)
+            except _NoServer:
+                raise RuntimeError(
+                    "the process that starts the workers ended before it started one: see what "
+                    "python -c 'import course_utils.cluster' says here"
+                ) from None
     if failed is not None:
         raise WorkerError(failed, [worker.outcome for worker in workers])
     return [worker.value() for worker in workers]
+
+
+def _cannot_start(why):
+    return RuntimeError(
+        f"a worker process cannot be started ({why}): this machine has too many processes or too little memory; end "
+        "some, or ask for fewer workers"
+    )
 
 
 def _cannot_write(why):
@@ -261,10 +300,11 @@ def _cannot_write(why):
     )
 
 
-def _launch(file, names, envs, deadline, timeout, ports, again, awaited, fresh=False):
+def _launch(file, names, envs, deadline, ports, again, awaited, fresh=False):
     here = {"path": fork_server.search_path(), "folder": os.getcwd(), "temporary": tempfile.gettempdir()}
     workers, folders = [], set()
     with fork_server.ForkServer.connect(envs, fresh) as server:
+        server.settimeout(STARTING)  # many requests fill the socket, and it reads none while it loads
         try:
             for index, (name, env) in enumerate(zip(names, envs, strict=True)):
                 env = {name: value for name, value in os.environ.items() if name not in fork_server.PER_RUN} | env
@@ -276,7 +316,12 @@ def _launch(file, names, envs, deadline, timeout, ports, again, awaited, fresh=F
                     server.sendall(request)
             for port in ports if sys.platform != "linux" else ():
                 port.close()
-            return workers, _listen(server, workers, folders, deadline, timeout, again, awaited)
+            return workers, _listen(server, workers, folders, deadline, again, awaited)
+        except TimeoutError:
+            raise RuntimeError(
+                f"the process that starts the workers has not taken their calls within {STARTING} seconds: close "
+                "other programs, and try again"
+            ) from None
         finally:
             server.shutdown(socket.SHUT_WR)
             server.settimeout(CLOSING)
@@ -299,12 +344,12 @@ def _received(server):
         return b""
 
 
-def _listen(server, workers, folders, deadline, timeout, again, awaited):
+def _listen(server, workers, folders, deadline, again, awaited):
     """Pass on what the workers print until the end: None if all returned, or the index of the first that failed.
 
     folders: an empty set, in which is put where the workers' temporary folders are.
     """
-    first, decided, partial = None, None, b""
+    first, decided, patience, partial = None, None, None, b""
     with selectors.DefaultSelector() as selector:
         selector.register(server, selectors.EVENT_READ)
         for worker in workers:
@@ -324,13 +369,15 @@ def _listen(server, workers, folders, deadline, timeout, again, awaited):
                 for note in map(json.loads, lines):
                     folders |= {note["folder"]} if "folder" in note else set()
                     if "error" in note:
-                        raise _cannot_write(note["error"])
+                        raise (_cannot_start if note["of"] == "fork" else _cannot_write)(note["error"])
                     if "code" in note:
                         workers[note["index"]].ended(note["code"])
+            if all(worker.has_begun or worker.outcome.kind != "running" for worker in workers):
+                deadline.begin()
             now, kinds = time.monotonic(), [worker.outcome.kind for worker in workers[:awaited]]
             failed = [index for index, kind in enumerate(kinds) if kind not in ("returned", "running")]
             if failed and first is None:
-                decided, deadline = now + 0.1, min(deadline, now + GRACE)
+                decided, patience = now + 0.1, min(deadline.time, now + GRACE)
             if failed and now < decided:  # of two at once, a death explains an exception
                 first = min(failed, key=lambda index: kinds[index] == "raised")
                 if again and kinds[first] == "signal":  # one that leaves by itself may leave together with the others
@@ -338,9 +385,11 @@ def _listen(server, workers, folders, deadline, timeout, again, awaited):
             running = [index for index, kind in enumerate(kinds) if kind == "running"]
             if not running and not (first is not None and kinds[first] == "raised" and now < decided):
                 return first
-            if now > deadline and first is None:
-                for index in running:
-                    workers[index].outcome.kind, workers[index].outcome.type = "deadline", f"{timeout:g}"
-                return running[0]
-            if now > deadline:
+            if first is None and now > deadline.time:
+                late = [index for index in running if deadline.kind == "deadline" or not workers[index].has_begun]
+                for index in late:
+                    outcome = workers[index].outcome
+                    outcome.kind, outcome.type = deadline.kind, f"{deadline.allowed:g}"
+                return late[0]
+            if first is not None and now > patience:
                 return first

@@ -1,0 +1,93 @@
+"""What reads the notebooks from outside (benchmark, GPU report, rehearsals, MNIST, site), run short on what is there.
+
+A cell or a name that one of them looks for can be renamed in a notebook, and the notebook's own test stays green.
+"""
+
+import importlib.util
+import json
+import pathlib
+import shutil
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
+each_notebook = pytest.mark.parametrize("page", NOTEBOOKS, ids=lambda page: page.stem)
+
+
+def program(path):
+    """The module of a file that is run as a program, from the root of the course."""
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def cell(notebook, name):
+    cells = json.loads((ROOT / "notebooks" / f"{notebook}.ipynb").read_text(encoding="utf-8"))["cells"]
+    return next(cell for cell in cells if cell["id"] == name)
+
+
+def test_what_00_says_to_copy_runs_when_it_is_copied():
+    copied = "".join(cell("00_data_vs_model_parallelism", "sources")["outputs"][0]["text"])
+    space = {}
+    exec(copied, space)
+    images = np.zeros((8, 28, 28, 1), "float32")
+    batches = space["make_dataset"](images, np.arange(8), 4)
+    assert [len(space["build_model"]()(images)) for images, _ in batches] == [4, 4]
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="worker processes need Linux or macOS")
+def test_the_benchmark(capfd):
+    sys.path.insert(0, str(ROOT / "tools"))
+    import bench
+
+    bench.main(["--short"])
+    said = capfd.readouterr().out
+    rows = ["nothing: the limit", "section 2's loop", "four steps a call", "four a call, float16", "fit"]
+    assert [name for name in rows if f"\n{name} " not in said] == [] and "128\n" in said
+
+
+def test_the_measurements_on_a_gpu():
+    gpu = program(ROOT / "tests" / "gpu.py")
+    on_jax = {"KERAS_BACKEND": "jax"} | gpu.CPU
+    alone, data = (gpu.by_itself("notebook_04", way, **on_jax, **gpu.FULL) for way in ("alone", "data"))
+    assert alone.get("error") == data.get("error") is None and alone["loss"] == pytest.approx(data["loss"], rel=1e-4)
+    found = gpu.by_itself("epochs", "cnn", 2, "float32", 1, **on_jax)
+    assert found.get("error") is None and len(found["rates"]) == 3 and found["planned"] > 0
+
+
+def test_what_is_published_for_the_rehearsals(tmp_path):
+    if not shutil.which("git") or not (ROOT / ".git").exists():
+        pytest.skip("no clone: nothing to publish")
+    rehearse = program(ROOT / "tests" / "hosted" / "rehearse.py")
+    rehearse.published(tmp_path)
+    assert "github.com/somebody/course@main" in rehearse.set_up_cell(tmp_path)
+    log = subprocess.check_output(["git", "-C", str(tmp_path), "log", "--oneline"], text=True)
+    assert log.endswith(" course\n") and (tmp_path / "notebooks" / NOTEBOOKS[0].name).is_file()
+
+
+@each_notebook
+def test_set_to_mnist_and_cut_after_its_first_proof(page):
+    mnist = program(ROOT / "tests" / "mnist.py")
+    if "DATASET = " not in page.read_text(encoding="utf-8"):
+        pytest.skip("the reader's own data")
+    whole, short = (json.loads(mnist.on_mnist(page, only))["cells"] for only in (False, True))
+    assert 5 < len(short) < len(whole)
+    assert any('DATASET = "mnist"' in "".join(cell["source"]) for cell in short)
+
+
+@each_notebook
+def test_the_site_folds_set_up_cells_and_names_figures(page):
+    conf = program(ROOT / "site" / "conf.py")
+    source = [page.read_text(encoding="utf-8")]
+    conf.prepare(None, f"notebooks/{page.stem}", source)
+    cells = json.loads(source[0])["cells"]
+    folded = [cell["id"] for cell in cells if "hide-input" in cell["metadata"].get("tags", [])]
+    assert "set-up" in folded
+    figures = [output for cell in cells for output in cell.get("outputs", []) if "image/png" in output.get("data", {})]
+    named = [cell for cell in cells if "mystnb" in cell["metadata"]]
+    assert bool(figures) == bool(named)
