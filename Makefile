@@ -2,7 +2,8 @@
 # make run       execute every notebook, and leave it as HTML under build/
 # make test      everything that proves the course works; GPUs are hidden from it
 # make mnist     every notebook with DATASET = "mnist", on a stand-in: some fifteen minutes (with CI set, its first proofs)
-# make soak      workers killed at random moments, fifty times; forty models planned; 06 with seven models: some twenty minutes
+# make soak      workers killed at random moments, fifty times; forty models planned; 06 with eight models; train.py's
+#                rarer cases: some half an hour
 # make cluster   the files of cluster/ on a real Slurm of two nodes; needs Linux, root, and Slurm: some two minutes
 # make hosted    the notebooks as on Colab and on Kaggle: their packages, an empty folder; 04 on their TPU runtimes too,
 #                and with the real tensorflow-tpu (but no TPU); needs Python 3.12 and 3.13 (with CI set, 02 and 04
@@ -39,7 +40,7 @@ mnist: $(READY)
 	$(BIN)/python tests/mnist.py $(if $(CI),--data)
 
 soak: $(READY)
-	$(BIN)/python -m pytest --numprocesses=2 tests/soak.py tests/your_model.py
+	$(BIN)/python -m pytest --numprocesses=2 tests/take_home.py tests/soak.py tests/your_model.py
 
 NAMESPACES := unshare --net --mount --uts --ipc --pid --fork --kill-child --mount-proc
 cluster: export COURSE_NAMESPACES := own

@@ -1,200 +1,1593 @@
-"""Train a Keras model on one device, on all GPUs of a machine, or on several machines: on whatever is found.
+"""Train a Keras model on one device, on all GPUs of a machine, or on several machines.
 
     python train.py --epochs 10 --run-folder run        on this machine
-    sbatch train.sbatch                                 on Slurm; Kubernetes: kubernetes/job.yaml; ssh: two_machines.sh
+    python train.py --dry-run                           a few steps: how fast is it?
+    sbatch train.sbatch                                 on Slurm
+    kubectl apply -f kubernetes/job.yaml                on Kubernetes
+    bash two_machines.sh                                on two machines, by ssh
 
-`build` and `examples` are yours: change them. All workers run this file and reach --run-folder: checkpoints, log.csv,
-best.weights.h5, events for TensorBoard. Started again with the same folder, it goes on after the last complete epoch.
+`build` and `examples` below are yours: change them. With `--backend jax` Keras
+trains on JAX. Every process runs this file and reaches the same --run-folder:
+
+    log.csv              a row for each epoch
+    best.weights.h5      the weights of the epoch with the lowest validation loss
+    last.weights.h5      those of the last epoch, and
+    model.keras          the same with the model's architecture
+    checkpoints/         all that goes on: started again, training continues there
+    events/              for TensorBoard, where it is installed
+
+Keras' own `fit` trains wherever it runs: in one process on TensorFlow, and in any
+number of processes on JAX. Where it does not, in several processes on TensorFlow,
+the loop in `ByHand` calls the model's `train_step` in its place.
+
+SIGTERM and SIGUSR1 make all processes save at the same step, and end with exit
+code 75: started again, they go on with that step, as if nothing had happened.
 """
 
 import argparse
+import collections
+import contextlib
 import csv
+import datetime
 import hashlib
 import importlib.util
+import io
+import itertools
 import json
+import math
 import os
 import pathlib
+import random
 import re
 import shutil
+import signal
 import subprocess
+import sys
 import tempfile
+import time
+import traceback
+import zipfile
+
+BACKENDS = ("tensorflow", "jax")
+
+
+def choose_backend(words):
+    """Set KERAS_BACKEND, which Keras reads when anything imports it for the first time.
+
+    words: the command line. Return the backend's name.
+    """
+    default = os.environ.get("KERAS_BACKEND") or "tensorflow"
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    parser.add_argument("--backend", default=default)
+    backend = parser.parse_known_args(words)[0].backend
+    if backend in BACKENDS:
+        os.environ["KERAS_BACKEND"] = backend
+    return backend
+
+
+if __name__ == "__main__":
+    choose_backend(sys.argv[1:])  # here: what follows may import Keras
+
+
+# ---- yours: from here ----------------------------------------------------------------
 
 
 def build():
-    """Yours: a compiled model. Its loss, optimizer and metrics are used, and its penalties (`model.losses`)."""
+    """Return a compiled model: its loss, optimizer, metrics, `train_step` are used."""
     import keras
 
+    @keras.saving.register_keras_serializable()
     class Residual(keras.layers.Layer):
         def build(self, shape):
-            self.convolution = keras.layers.Conv2D(shape[-1], 3, padding="same", kernel_regularizer="l2")
+            self.convolution = keras.layers.Conv2D(
+                shape[-1], 3, padding="same", kernel_regularizer="l2"
+            )
             self.convolution.build(shape)
 
         def call(self, inputs):
             return inputs + keras.ops.relu(self.convolution(inputs))
 
-    keras.utils.set_random_seed(0)  # the same start on all workers
-    layers = [keras.layers.Conv2D(16, 3, padding="same"), Residual(), Residual(), keras.layers.Flatten()]
-    model = keras.Sequential([keras.Input((8, 8, 1)), *layers, keras.layers.Dense(10, dtype="float32")])
+    model = keras.Sequential(
+        [
+            keras.Input((8, 8, 1)),
+            keras.layers.Conv2D(16, 3, padding="same"),
+            Residual(),
+            Residual(),
+            keras.layers.Flatten(),
+            keras.layers.Dense(10, dtype="float32"),
+        ]
+    )
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
     model.compile(keras.optimizers.Adam(0.002), loss, metrics=["accuracy"])
     return model
 
 
 def examples(path):
-    """Yours, to train on and to validate with: two (inputs, targets[, weights]), of arrays or as `tf.data.Dataset`."""
+    """Return what to train on, and what to validate with.
+
+    path: the value of --data.
+
+    Each of the two is (inputs, targets) or (inputs, targets, weights), as arrays, or
+    as a `tf.data.Dataset` of single examples. Inputs and targets may be dicts or
+    tuples. A dataset is asked for anew in each epoch, so that what is drawn at random
+    in it is drawn anew: the same in all processes, since they draw with one seed.
+    """
     import numpy as np
 
     if path:
         file = np.load(path)
-        return (file["x_train"], file["y_train"]), (file["x_test"], file["y_test"])
+        training = file["x_train"], file["y_train"]
+        validation = file["x_test"], file["y_test"]
+        return training, validation
     import sklearn.datasets
 
     digits = sklearn.datasets.load_digits()
     images = (digits.images[..., None] / 16).astype("float32")
-    return (images[:1536], digits.target[:1536]), (images[1536:], digits.target[1536:])
+    training = images[:1536], digits.target[:1536]
+    validation = images[1536:], digits.target[1536:]
+    return training, validation
 
 
-def arguments():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--epochs", type=int, default=10)
-    parser.add_argument("--batch-size-per-replica", type=int, default=64, help="examples a GPU and step (default: 64)")
-    parser.add_argument("--learning-rate", type=float, help="default: that of build()")
-    parser.add_argument("--run-folder", type=pathlib.Path, default=os.environ.get("RUN_FOLDER", "run"))
-    parser.add_argument("--data", help="an .npz file of x_train, y_train, x_test, y_test (default: small digits)")
-    parser.add_argument("--precision", default="float32", choices=["float32", "mixed_bfloat16", "mixed_float16"])
-    parser.add_argument("--clip-norm", type=float, help="largest norm of the whole batch's gradient")
-    parser.add_argument("--patience", type=int, help="stop after so many epochs without a better validation loss")
-    parser.add_argument("--allow-cpu", action="store_true", help="train on CPUs though there is a GPU")
-    return parser.parse_args()
+def callbacks(folder):
+    """Return Keras callbacks of your own, new ones at each start.
+
+    folder: where they may write; in all processes but the first it is thrown away.
+    """
+    return []
 
 
-def find_place():
-    """Write TF_CONFIG on Slurm; this worker's index, all workers (a chief is the first) and this node's tasks."""
-    counts = re.findall(r"(\d+)(?:\(x(\d+)\))?", os.environ.get("SLURM_STEP_TASKS_PER_NODE", "1"))  # "2(x3),1"
-    counts = [int(count) for count, times in counts for _ in range(int(times or 1))]
-    if "TF_CONFIG" not in os.environ and sum(counts) > 1:
-        nodes = subprocess.check_output(["scontrol", "show", "hostnames", os.environ["SLURM_STEP_NODELIST"]], text=True)
-        port = 12000 + int(os.environ["SLURM_JOB_ID"]) * max(counts) % 20000  # other jobs on a node take others
-        workers = [f"{n}:{port + k}" for n, count in zip(nodes.split(), counts, strict=True) for k in range(count)]
-        place = {"cluster": {"worker": workers}, "task": {"type": "worker", "index": int(os.environ["SLURM_PROCID"])}}
-        os.environ["TF_CONFIG"] = json.dumps(place)
-    place = {"cluster": {}, "task": {"type": "worker", "index": 0}} | json.loads(os.environ.get("TF_CONFIG", "{}"))
-    chiefs, workers = (list(place["cluster"].get(role, [])) for role in ("chief", "worker"))
-    index = int(place["task"]["index"]) + (len(chiefs) if place["task"]["type"] == "worker" else 0)
-    return index, chiefs + workers, counts[int(os.environ.get("SLURM_NODEID", 0))]
+# ---- yours: to here ------------------------------------------------------------------
+
+CHECK_EVERY = 10
+"""Calls of the training function between two questions whether a signal has come."""
+KEPT_CHECKPOINTS = 2
+PROGRESS_SECONDS = 30
+SAVED = 75
+"""The exit code after a signal, when everything is saved: sysexits.h's EX_TEMPFAIL."""
+SIGNALS = ("SIGTERM", "SIGUSR1")
 
 
-def strategy_for_what_is_here(workers, tasks, allow_cpu):
-    import tensorflow as tf
-
-    gpus = tf.config.list_physical_devices("GPU")
-    if not gpus and not allow_cpu and (shutil.which("nvidia-smi") or os.path.exists("/proc/driver/nvidia")):
-        raise SystemExit("train.py: TensorFlow does not use the GPU here: install tensorflow[and-cuda] (--allow-cpu)")
-    if "SLURM_GPUS_PER_TASK" not in os.environ and len(gpus) >= tasks > 1:  # each task of a node takes its share
-        gpus = gpus[int(os.environ["SLURM_LOCALID"]) :: tasks]
-        tf.config.set_visible_devices(gpus, "GPU")
-    for gpu in gpus:
-        tf.config.experimental.set_memory_growth(gpu, True)  # take what is needed, not all there is
-    if len(workers) > 1:
-        return tf.distribute.MultiWorkerMirroredStrategy()
-    return tf.distribute.MirroredStrategy() if len(gpus) > 1 else tf.distribute.get_strategy()
+def refuse(why):
+    """End this process with a sentence."""
+    raise SystemExit(f"train.py: {why}")
 
 
-def make_steps(strategy, model, clip_norm):
-    """What trains on a batch, and what validates with one: both return its loss, and both add to the metrics."""
+def say(text):
+    """Print a line in one piece: other processes print, too."""
+    print(f"{text}\n", end="", flush=True)
+
+
+# The command line
+
+
+def number(kind, at_least, words):
+    """Return a type for argparse: a number of this kind, with a lower bound.
+
+    words: what it must be, in words. at_least: the bound, which itself does not fit
+    where the kind is float.
+    """
+
+    def convert(text):
+        try:
+            value = kind(text)
+        except ValueError:
+            value = math.nan
+        fits = value >= at_least if kind is int else value > at_least
+        if not fits or math.isinf(value):
+            raise argparse.ArgumentTypeError(f"{text} is not {words}")
+        return value
+
+    return convert
+
+
+count = number(int, 1, "a whole number, 1 or more")
+count_or_none = number(int, 0, "a whole number, 0 or more")
+positive = number(float, 0, "a number above 0")
+
+
+def parse(words):
+    """Return the options of this command line."""
+    parser = argparse.ArgumentParser(
+        prog="train.py",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    add = parser.add_argument
+    add("--backend", choices=BACKENDS, default=choose_backend(words))
+    add("--epochs", type=count, default=10)
+    add(
+        "--batch-size-per-replica",
+        type=count,
+        default=64,
+        help="examples a device and step (default: 64)",
+    )
+    add("--learning-rate", type=positive, help="default: that of build()")
+    add(
+        "--warm-up-steps",
+        type=count_or_none,
+        default=0,
+        help="steps in which the learning rate grows from 0",
+    )
+    add(
+        "--accumulate",
+        type=count,
+        default=1,
+        help="batches whose gradients are averaged for one update of the weights",
+    )
+    add(
+        "--clip-norm",
+        type=positive,
+        help="largest norm of the gradient of all replicas' examples",
+    )
+    add(
+        "--patience",
+        type=count,
+        help="stop after so many epochs without a lower validation loss",
+    )
+    add("--precision", choices=["float32", "mixed_bfloat16", "mixed_float16"])
+    add("--data", help="for examples(); here an .npz file (default: small digits)")
+    add(
+        "--run-folder",
+        type=pathlib.Path,
+        default=os.environ.get("RUN_FOLDER", "run"),
+    )
+    add(
+        "--shuffle-buffer-mib",
+        type=positive,
+        default=256,
+        help="memory in which a tf.data.Dataset is shuffled (default: 256 MiB)",
+    )
+    add("--allow-cpu", action="store_true", help="use CPUs though there is a GPU")
+    add(
+        "--logical-cpus",
+        type=count,
+        help="try it on so many devices, simulated on this machine's CPU",
+    )
+    add("--dry-run", action="store_true", help="a few steps, what they take, no files")
+    return parser.parse_args(words)
+
+
+# Where this process is
+
+Place = collections.namedtuple("Place", "index workers local_index local_count")
+Place.__doc__ = """One process of a cluster.
+
+index: its number. workers: the addresses of all processes; none if it is alone.
+local_index, local_count: its number on its machine, and how many there are.
+"""
+
+
+def resolve_cluster(environment):
+    """Return this process's `Place`, by TF_CONFIG or by Slurm.
+
+    On Slurm TF_CONFIG is written into the environment, where TensorFlow looks for it.
+    """
+    tasks = tasks_of_nodes(environment)
+    on_this_node = tasks[int(environment.get("SLURM_NODEID", 0))]
+    local = int(environment.get("SLURM_LOCALID", 0)), on_this_node
+    if not environment.get("TF_CONFIG"):
+        environment.pop("TF_CONFIG", None)
+        if sum(tasks) == 1:
+            return Place(0, [], *local)
+        index = int(environment["SLURM_PROCID"])
+        workers = slurm_addresses(environment, tasks)
+        config = {
+            "cluster": {"worker": workers},
+            "task": {"type": "worker", "index": index},
+        }
+        environment["TF_CONFIG"] = json.dumps(config)
+    return Place(*read_tf_config(environment["TF_CONFIG"]), *local)
+
+
+def tasks_of_nodes(environment):
+    """Return how many tasks each of Slurm's nodes runs: [2, 2, 2, 1] for "2(x3),1"."""
+    text = environment.get("SLURM_STEP_TASKS_PER_NODE", "1")
+    tasks = []
+    for each, times in re.findall(r"(\d+)(?:\(x(\d+)\))?", text):
+        tasks += [int(each)] * int(times or 1)
+    return tasks
+
+
+def slurm_addresses(environment, tasks):
+    """Return an address for each task; jobs on one node get different ports."""
+    command = ["scontrol", "show", "hostnames", environment["SLURM_STEP_NODELIST"]]
+    nodes = subprocess.check_output(command, text=True).split()
+    first = 12000 + int(environment["SLURM_JOB_ID"]) * max(tasks) % 20000
+    addresses = []
+    for node, on_node in zip(nodes, tasks, strict=True):
+        addresses += [f"{node}:{first + local}" for local in range(on_node)]
+    return addresses
+
+
+def read_tf_config(text):
+    """Return (index, addresses of all workers) of TF_CONFIG; a chief comes first."""
+    try:
+        config = json.loads(text)
+        cluster, task = config.get("cluster") or {}, config.get("task") or {}
+        roles = {role: list(addresses) for role, addresses in cluster.items()}
+    except (ValueError, AttributeError, TypeError):
+        refuse('TF_CONFIG must be {"cluster": {"worker": […]}, "task": {…}}, as JSON')
+    chiefs, workers = roles.pop("chief", []), roles.pop("worker", [])
+    role = task.get("type", "worker")
+    if role == "evaluator":
+        refuse("TF_CONFIG makes this an evaluator, and the workers validate themselves")
+    others = set(roles) - {"evaluator"} | ({role} - {"chief", "worker"})
+    if others:
+        refuse(
+            f"TF_CONFIG names {', '.join(sorted(others))}: only chief and worker train"
+        )
+    if not chiefs + workers:
+        return 0, []
+    index = task.get("index", 0)
+    of_role = chiefs if role == "chief" else workers
+    if str(index) not in map(str, range(len(of_role))):
+        refuse(f"TF_CONFIG: {role} {index!r} is not among its {len(of_role)} {role}s")
+    return int(index) + (len(chiefs) if role == "worker" else 0), chiefs + workers
+
+
+def visible_gpus(environment):
+    """Return the names of the GPUs that CUDA shows to this process."""
+    if "CUDA_VISIBLE_DEVICES" in environment:
+        names = environment["CUDA_VISIBLE_DEVICES"].split(",")
+        return [name for name in names if name not in ("", "-1", "NoDevFiles")]
+    if not shutil.which("nvidia-smi"):
+        return []
+    listed = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True)
+    return [str(i) for i in range(listed.stdout.count("GPU "))]
+
+
+def own_gpus(visible, place, on_node):
+    """Return those of the visible GPUs that are this process's own.
+
+    on_node: how many GPUs of this node the job has (SLURM_GPUS_ON_NODE). A process
+    that sees fewer has been given them by Slurm; else the node's processes share.
+    """
+    if place.local_count == 1 or not visible:
+        return visible
+    if len(visible) < on_node:
+        if len(visible) * place.local_count > on_node:
+            refuse(
+                f"Slurm shows this task {len(visible)} of {on_node} GPUs, and the "
+                f"node's {place.local_count} tasks share some: use --gpus-per-task"
+            )
+        return visible
+    if len(visible) % place.local_count:
+        refuse(
+            f"{len(visible)} GPUs for {place.local_count} tasks of this node: each "
+            "must have the same number"
+        )
+    return visible[place.local_index :: place.local_count]
+
+
+def choose_gpus(place, environment):
+    """Let CUDA show this process its own GPUs only, before a library looks for them."""
+    visible = visible_gpus(environment)
+    on_node = int(environment.get("SLURM_GPUS_ON_NODE", len(visible)))
+    own = own_gpus(visible, place, on_node)
+    if own != visible:
+        environment["CUDA_VISIBLE_DEVICES"] = ",".join(own)
+    return own
+
+
+def refuse_an_idle_gpu(library, package, allow_cpu):
+    """End where a GPU is in the machine, and the library does not use it."""
+    there = shutil.which("nvidia-smi") or os.path.exists("/proc/driver/nvidia")
+    if there and not allow_cpu:
+        refuse(f"{library} does not use the GPU here: install {package} (--allow-cpu)")
+
+
+# The backends
+
+
+class OnJax:
+    """Keras on JAX, in one process or several: `fit` trains on all their devices."""
+
+    def __init__(self, place, options):
+        if options.logical_cpus:
+            flag = f" --xla_force_host_platform_device_count={options.logical_cpus}"
+            os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + flag
+            os.environ["JAX_PLATFORMS"] = "cpu"
+        import jax
+        import keras
+
+        self.processes = len(place.workers) or 1
+        self.index = place.index
+        if self.processes > 1:
+            jax.config.update("jax_cpu_collectives_implementation", "gloo")
+            jax.distributed.initialize(
+                coordinator_address=place.workers[0],
+                num_processes=self.processes,
+                process_id=place.index,
+                # Else JAX takes one GPU for each of Slurm's tasks.
+                cluster_detection_method="deactivate",
+            )
+        if jax.default_backend() == "cpu" and not options.logical_cpus:
+            refuse_an_idle_gpu("JAX", "jax[cuda12]", options.allow_cpu)
+        self.local_replicas = jax.local_device_count()
+        self.replicas = jax.device_count()
+        if self.replicas != self.local_replicas * self.processes:
+            refuse(
+                f"this process has {self.local_replicas} of {self.replicas} devices: "
+                "all processes must have the same number"
+            )
+        keras.distribution.set_distribution(
+            keras.distribution.DataParallel(auto_shard_dataset=False)
+        )
+
+    def scope(self):
+        return contextlib.nullcontext()
+
+    def gather(self, array):
+        """Return the arrays of all processes, one below the other."""
+        if self.processes == 1:
+            return array[None]
+        from jax.experimental import multihost_utils
+
+        return multihost_utils.process_allgather(array)
+
+    def before_reading(self, model):
+        """Let the model's variables hold what `fit` keeps elsewhere meanwhile."""
+        if hasattr(model, "_jax_state"):
+            model.jax_state_sync()
+
+    def peak_memory(self):
+        """Return the bytes that the first device had in use at most, if it says so."""
+        import jax
+
+        statistics = jax.local_devices()[0].memory_stats() or {}
+        return statistics.get("peak_bytes_in_use")
+
+
+class OnTensorFlow:
+    """Keras on TensorFlow: one process by `fit`, several by `ByHand`."""
+
+    def __init__(self, place, options):
+        import tensorflow as tf
+
+        self.processes = len(place.workers) or 1
+        self.index = place.index
+        self.simulated = bool(options.logical_cpus)
+        gpus = [] if options.logical_cpus else tf.config.list_physical_devices("GPU")
+        if not gpus and not options.logical_cpus:
+            refuse_an_idle_gpu("TensorFlow", "tensorflow[and-cuda]", options.allow_cpu)
+        for gpu in gpus:  # take what is needed, not all there is
+            tf.config.experimental.set_memory_growth(gpu, True)
+        self.strategy = self.create_strategy(tf, gpus, options.logical_cpus)
+        self.replicas = self.strategy.num_replicas_in_sync
+        self.local_replicas = self.replicas // self.processes
+
+    def create_strategy(self, tf, gpus, logical_cpus):
+        if self.processes > 1:
+            if logical_cpus:
+                refuse("--logical-cpus is for one process on TensorFlow, or for JAX")
+            return tf.distribute.MultiWorkerMirroredStrategy()
+        if logical_cpus:
+            cpu = tf.config.list_physical_devices("CPU")[0]
+            each = [tf.config.LogicalDeviceConfiguration()] * logical_cpus
+            tf.config.set_logical_device_configuration(cpu, each)
+        devices = tf.config.list_logical_devices("CPU" if logical_cpus else "GPU")
+        if len(devices) < 2:
+            return tf.distribute.get_strategy()
+        names = [device.name for device in devices]
+        # TensorFlow's own choice on CPUs fails with several steps in one call.
+        simple = tf.distribute.ReductionToOneDevice() if logical_cpus else None
+        return tf.distribute.MirroredStrategy(names, simple)
+
+    def scope(self):
+        return self.strategy.scope()
+
+    def gather(self, array):
+        """Return the arrays of all processes, one below the other."""
+        if self.processes == 1:
+            return array[None]
+        import tensorflow as tf
+
+        def own(context):
+            return tf.constant(array[None])
+
+        values = self.strategy.experimental_distribute_values_from_function(own)
+        gathered = self.strategy.gather(values, axis=0).numpy()
+        return gathered[:: self.local_replicas]
+
+    def before_reading(self, model):
+        pass
+
+    def peak_memory(self):
+        """Return the bytes that the first GPU had in use at most, if there is one."""
+        import tensorflow as tf
+
+        if not tf.config.list_logical_devices("GPU"):
+            return None
+        return tf.config.experimental.get_memory_info("GPU:0")["peak"]
+
+
+def all_equal(backend, data):
+    """Return whether all processes have the same bytes here."""
+    import numpy as np
+
+    digest = np.frombuffer(hashlib.sha256(data).digest(), "int32").copy()
+    gathered = backend.gather(digest)
+    return bool((gathered == gathered[0]).all())
+
+
+def any_of(backend, flag):
+    """Return whether the flag is set in one of the processes."""
+    import numpy as np
+
+    return bool(backend.gather(np.array([flag], "int32")).any())
+
+
+# The data
+
+
+def seed_everything(seed):
+    """Let what reads examples draw the same random numbers in all processes."""
+    import numpy as np
+
+    random.seed(seed)
+    np.random.seed(seed)
+    if "tensorflow" in sys.modules:
+        sys.modules["tensorflow"].random.set_seed(seed)
+
+
+def is_dataset(part):
+    return hasattr(part, "element_spec")
+
+
+def as_arrays(part):
+    """Return (inputs, targets[, weights]) with arrays in it, and no lists."""
     import keras
-    import tensorflow as tf
+    import numpy as np
 
-    def share_of_loss(batch, training):  # Keras divides means and penalties by the number of replicas
-        x, y, weights = keras.utils.unpack_x_y_sample_weight(batch)
-        outputs = model(x, training=training)
-        model.compute_metrics(x, y, outputs, weights)
-        return model.compute_loss(x, y, outputs, weights, training=training)
+    def array(leaf):
+        if not getattr(leaf, "shape", ()):
+            refuse(
+                "examples() must return (inputs, targets) or (inputs, targets, "
+                "weights) of arrays or as a tf.data.Dataset, and there is "
+                f"{type(leaf).__name__}"
+            )
+        return np.asarray(leaf)
 
-    def train(batch):
-        optimizer, context = model.optimizer, tf.distribute.get_replica_context()
-        with tf.GradientTape() as tape:
-            loss = share_of_loss(batch, training=True)
-            scaled = optimizer.scale_loss(loss)  # so that float16's gradients do not vanish; else as it is
-        gradients = tape.gradient(scaled, model.trainable_variables)
-        if clip_norm:  # the norm is the whole batch's, so all-reduce first; what is applied is added up once more
-            summed, norm = context.all_reduce("SUM", gradients), clip_norm * optimizer.scale_loss(tf.ones([]))
-            gradients = [part / context.num_replicas_in_sync for part in tf.clip_by_global_norm(summed, norm)[0]]
-        optimizer.apply_gradients(zip(gradients, model.trainable_variables, strict=True))
-        return loss
-
-    def on_all(function):
-        return tf.function(lambda batch: strategy.reduce("SUM", strategy.run(function, (batch,)), axis=None))
-
-    return on_all(train), on_all(lambda batch: share_of_loss(batch, training=False))
+    return keras.tree.map_structure(array, keras.tree.lists_to_tuples(part))
 
 
-def averaged(model, step, batches):
-    model.reset_metrics()
-    losses = [step(batch) for batch in batches]
-    return {k: float(v) for k, v in model.get_metrics_result().items()} | {"loss": float(sum(losses)) / len(losses)}
-
-
-def main(args):
+def rows_of(batch, rows):
+    """Return these rows of all arrays of a batch."""
     import keras
+
+    return keras.tree.map_structure(lambda array: array[rows], batch)
+
+
+def size_of(batch):
+    """Return how many examples a batch has."""
+    import keras
+
+    return len(keras.tree.flatten(batch)[0])
+
+
+class Data:
+    """What `examples` returns: batches of all processes' examples, and their digest.
+
+    batch_size: examples of all replicas together. buffer: bytes for shuffling datasets.
+    """
+
+    def __init__(self, path, batch_size, buffer, first_epoch):
+        self.path, self.batch_size = path, batch_size
+        self.training, self.validation = self.ask(first_epoch)
+        self.counts = [self.count(part) for part in (self.training, self.validation)]
+        if is_dataset(self.training):
+            self.buffer = self.buffer_size(buffer)
+        self.steps = self.counts[0] // batch_size
+        if not self.steps:
+            refuse(
+                f"{self.counts[0]} examples do not fill a batch of {batch_size}: lower "
+                "--batch-size-per-replica"
+            )
+        if not self.counts[1]:
+            refuse("examples() returns nothing to validate with")
+
+    def ask(self, epoch):
+        """Return what `examples` returns when it draws with this epoch's seed."""
+        had_tensorflow = "tensorflow" in sys.modules
+        seed_everything(epoch)
+        parts = examples(self.path)
+        if not had_tensorflow and any(map(is_dataset, parts)):
+            seed_everything(epoch)  # TensorFlow's too, which examples() has imported
+            parts = examples(self.path)
+        return [part if is_dataset(part) else as_arrays(part) for part in parts]
+
+    def count(self, part):
+        """Return how many examples there are, which may mean to read them all once."""
+        import keras
+
+        if not is_dataset(part):
+            lengths = sorted({len(array) for array in keras.tree.flatten(part)})
+            if len(lengths) > 1:
+                refuse(f"examples() returns arrays of different lengths: {lengths}")
+            return lengths[0]
+        known = int(part.cardinality())
+        if known == -1:
+            refuse("examples() returns a dataset without an end: leave out .repeat()")
+        if known >= 0:
+            return known
+        return sum(1 for _ in part)
+
+    def buffer_size(self, memory):
+        """Return how many examples like the first one fit into so many bytes."""
+        import keras
+
+        arrays = keras.tree.flatten(next(self.training.take(1).as_numpy_iterator()))
+        size = sum(getattr(array, "nbytes", len(str(array))) for array in arrays)
+        return max(1, min(self.counts[0], int(memory // max(1, size))))
+
+    def batches(self, epoch, part=0, parts=1):
+        """Yield the full batches of an epoch, in an order that its number decides.
+
+        part, parts: of each batch, the `part`-th of so many equal shares.
+        """
+        if is_dataset(self.training):
+            for batch in self.batches_of_dataset(epoch):
+                yield share(batch, part, parts)
+            return
+        import numpy as np
+
+        order = np.random.RandomState(epoch).permutation(self.counts[0])
+        own = self.batch_size // parts
+        for step in range(self.steps):
+            start = step * self.batch_size + part * own
+            yield rows_of(self.training, order[start : start + own])
+
+    def batches_of_dataset(self, epoch):
+        """Yield batches of a dataset that is made anew, with the epoch's own seeds."""
+        training, _ = self.ask(epoch)
+        shuffled = training.shuffle(
+            self.buffer, seed=epoch, reshuffle_each_iteration=False
+        )
+        batches = shuffled.batch(self.batch_size, drop_remainder=True)
+        yield from batches.take(self.steps).prefetch(2).as_numpy_iterator()
+
+    def validation_batches(self):
+        """Yield batches of what to validate with; the last one may be smaller."""
+        if is_dataset(self.validation):
+            yield from self.validation.batch(self.batch_size).as_numpy_iterator()
+            return
+        for start in range(0, self.counts[1], self.batch_size):
+            yield rows_of(self.validation, slice(start, start + self.batch_size))
+
+    def digest(self, epoch):
+        """Return a digest of the first batches: the same in all processes."""
+        import keras
+        import numpy as np
+
+        digest = hashlib.sha256(json.dumps(self.counts).encode())
+        for batches in self.batches(epoch), self.validation_batches():
+            for array in keras.tree.flatten(next(batches)):
+                digest.update(np.ascontiguousarray(array).tobytes())
+        return digest.digest()
+
+
+def share(batch, index, count):
+    """Return the rows of a batch that the `index`-th of `count` equal parts has."""
+    own = size_of(batch) // count
+    return rows_of(batch, slice(index * own, (index + 1) * own))
+
+
+class Shares:
+    """One process's part of an epoch's batches.
+
+    first: the step of the epoch to begin with. limit: how many steps at most.
+    """
+
+    def __init__(self, data, backend, epoch, first=0, limit=None):
+        self.data, self.backend, self.epoch, self.first = data, backend, epoch, first
+        self.steps = min(data.steps - first, limit or data.steps)
+
+    def __iter__(self):
+        place = self.backend.index, self.backend.processes
+        batches = self.data.batches(self.epoch, *place)
+        yield from itertools.islice(batches, self.first, self.first + self.steps)
+
+    def for_keras(self):
+        """Return what `fit` takes."""
+        return for_keras(lambda: iter(self), self.steps)
+
+
+def for_keras(generate, steps):
+    """Return `steps` batches, which calling `generate` yields, as what Keras takes."""
+    import keras
+
+    if keras.backend.backend() == "tensorflow":
+        return as_dataset(generate, steps)
+
+    class Sequence(keras.utils.PyDataset):
+        """Batches in their order; asked for an earlier one, it begins anew."""
+
+        position, iterator = 0, None
+
+        def __len__(self):
+            return steps
+
+        def __getitem__(self, step):
+            if self.iterator is None or step < self.position:
+                self.position, self.iterator = 0, generate()
+            while self.position < step:
+                next(self.iterator)
+                self.position += 1
+            self.position += 1
+            return next(self.iterator)
+
+    return Sequence()
+
+
+def as_dataset(generate, steps):
+    """Return what calling `generate` yields as a `tf.data.Dataset` of known length."""
+    import keras
+    import numpy as np
     import tensorflow as tf
 
-    index, workers, tasks = find_place()
-    strategy = strategy_for_what_is_here(workers, tasks, args.allow_cpu)
-    keras.config.set_dtype_policy(args.precision)
-    batch = args.batch_size_per_replica * strategy.num_replicas_in_sync
-    arrays = tf.data.Dataset.from_tensor_slices
-    data, unseen = (part if isinstance(part, tf.data.Dataset) else arrays(part) for part in examples(args.data))
-    if (fewest := min(len(data), len(unseen))) < batch:
-        raise SystemExit(f"train.py: {fewest} examples do not fill a batch of {batch}: lower --batch-size-per-replica")
-    with strategy.scope():
+    def spec(array):
+        array = np.asarray(array)
+        return tf.TensorSpec((None, *array.shape[1:]), array.dtype)
+
+    first = next(generate())
+    dataset = tf.data.Dataset.from_generator(
+        generate, output_signature=keras.tree.map_structure(spec, first)
+    )
+    options = tf.data.Options()
+    options.autotune.enabled = False  # its thread can hold up the end of an iterator
+    known = tf.data.experimental.assert_cardinality(steps)
+    return dataset.take(steps).apply(known).prefetch(2).with_options(options)
+
+
+# The model
+
+
+def create_model(options, backend, data):
+    """Return the model of build(), with the options' learning rate and clipping."""
+    import keras
+
+    keras.utils.set_random_seed(0)  # the same weights at the start of all processes
+    if options.precision:
+        keras.config.set_dtype_policy(options.precision)
+    batch = rows_of(next(data.validation_batches()), slice(0, 1))
+    with backend.scope():
         model = build()
-        if not model.built:  # a subclass, whose weights are made when it is first called
-            model(keras.utils.unpack_x_y_sample_weight(next(iter(data.batch(1))))[0])
-        if args.learning_rate:
-            model.optimizer.learning_rate = args.learning_rate
+        if not getattr(model, "compiled", False):
+            refuse("build() must return a compiled model: call model.compile(…)")
+        if not model.built:  # a subclass, whose weights are made when it is called
+            inputs, *_ = keras.utils.unpack_x_y_sample_weight(batch)
+            model(inputs)
+        if not model.trainable_variables:
+            refuse("build() returns a model without trainable weights")
+        check_loss(model, batch, backend)
+        set_what_works(model, backend)
+        set_accumulation(model.optimizer, options.accumulate, backend)
+        set_learning_rate(model.optimizer, options)
+        set_clipping(model.optimizer, options.clip_norm, backend)
         model.optimizer.build(model.trainable_variables)
-        done, waited, best = tf.Variable(0), tf.Variable(0), tf.Variable(float("inf"))  # epochs, and validation loss
-    with tempfile.TemporaryDirectory() as thrown_away:  # all workers save together; what the chief writes is kept
-        folder = args.run_folder if index == 0 else pathlib.Path(thrown_away)
-        folder.mkdir(parents=True, exist_ok=True)
-        kept = {"model": model, "optimizer": model.optimizer, "done": done, "waited": waited, "best": best}
-        kept["dice"] = [state.value for state in model.variables if "seed_generator" in state.path]  # Dropout's
-        (checkpoint := tf.train.Checkpoint(**kept)).restore(tf.train.latest_checkpoint(args.run_folder / "checkpoints"))
-        manager = tf.train.CheckpointManager(checkpoint, folder / "checkpoints", max_to_keep=2)
-        first, log, steps = int(done.numpy()), folder / "log.csv", len(data) // batch
-        rows = [row for row in csv.DictReader(log.open()) if int(row["epoch"]) <= first] if log.exists() else []
-        epochs = data.take(0)  # each will be in another order, the same one on all workers
-        for epoch in range(first, args.epochs):
-            order = data.shuffle(min(len(data), 100_000), seed=epoch, reshuffle_each_iteration=False)
-            epochs = epochs.concatenate(order.take(steps * batch))
-        parts = [part.batch(batch, drop_remainder=True).prefetch(2) for part in (epochs, unseen)]
-        epochs, unseen = map(strategy.experimental_distribute_dataset, parts)
-        batches, (train, test) = iter(epochs), make_steps(strategy, model, args.clip_norm)
-        for epoch in range(first + 1, args.epochs + 1):
-            if waited.numpy() >= (args.patience or args.epochs):
-                break
-            results = averaged(model, train, (part for _, part in zip(range(steps), batches, strict=False)))
-            results |= {f"val_{name}": value for name, value in averaged(model, test, unseen).items()}
-            waited.assign_add(1)
-            if results["val_loss"] < best.numpy():
-                best.assign(results["val_loss"])
-                waited.assign(0)
-                model.save_weights(folder / "best.weights.h5")
-            done.assign(epoch)
-            rows.append({"epoch": epoch} | results)
-            log.write_text("".join(",".join(map(str, row)) + "\n" for row in (rows[0], *map(dict.values, rows))))
-            if importlib.util.find_spec("tensorboard"):  # TensorFlow 2.21 comes without it
-                with tf.summary.create_file_writer(str(folder / "events")).as_default(step=epoch):
-                    _ = [tf.summary.scalar(name, value) for name, value in results.items()]
-            manager.save(epoch)
-            if index == 0:
-                values = ", ".join(f"{name} {value:.4f}" for name, value in results.items())
-                print(f"epoch {epoch}: {values}\n", end="", flush=True)  # a line at once: other workers print, too
-    digest = hashlib.sha256(b"".join(array.tobytes() for array in model.get_weights())).hexdigest()[:16]
-    print(f"worker {index}: epochs {first + 1} to {done.numpy()}; weights {digest}\n", end="", flush=True)
     return model
 
 
+def inner(optimizer):
+    """Return the optimizer that float16's loss scaling wraps, or itself."""
+    return getattr(optimizer, "inner_optimizer", optimizer)
+
+
+def check_loss(model, batch, backend):
+    """Refuse a loss that replicas of TensorFlow would divide by their own counts."""
+    import keras
+
+    if backend.replicas == 1 or isinstance(backend, OnJax):
+        return
+    inputs, *_ = keras.utils.unpack_x_y_sample_weight(batch)
+    outputs = keras.tree.flatten(model(inputs))
+    if any(getattr(output, "_keras_mask", None) is not None for output in outputs):
+        refuse(
+            "the model's outputs are masked, and each replica would divide its loss by "
+            "its own number of unmasked steps: use --backend jax"
+        )
+    for loss in keras.tree.flatten(model.loss):
+        if getattr(loss, "reduction", "") == "mean_with_sample_weight":
+            refuse(
+                'with reduction="mean_with_sample_weight" each replica would divide '
+                "its loss by its own weights: use --backend jax, or another reduction"
+            )
+
+
+def set_what_works(model, backend):
+    """Leave out what makes steps faster and fails on several replicas of TensorFlow."""
+    if backend.replicas == 1 or isinstance(backend, OnJax):
+        return
+    if (
+        inner(model.optimizer).ema_overwrite_frequency
+        and inner(model.optimizer).use_ema
+    ):
+        refuse(
+            "ema_overwrite_frequency fails on several replicas of TensorFlow: leave it "
+            "out, or use --backend jax"
+        )
+    if model.jit_compile:
+        model.jit_compile = False
+        say("jit_compile is left out: on several replicas of TensorFlow it fails")
+    if model.steps_per_execution > 1 and not backend.simulated:
+        model.steps_per_execution = 1
+        say(
+            "steps_per_execution is left out: on several replicas of TensorFlow it "
+            "fails"
+        )
+
+
+def set_accumulation(optimizer, batches, backend):
+    """Let the optimizer average the gradients of so many batches for an update."""
+    if batches > 1:
+        inner(optimizer).gradient_accumulation_steps = batches
+    several = inner(optimizer).gradient_accumulation_steps or 1
+    if several > 1 and backend.replicas > 1 and isinstance(backend, OnTensorFlow):
+        refuse(
+            "Keras on TensorFlow cannot accumulate gradients on several replicas: use "
+            "--backend jax, or a larger --batch-size-per-replica"
+        )
+
+
+def set_learning_rate(optimizer, options):
+    """Set the rate of the command line, unless the optimizer has a schedule."""
+    from keras.optimizers.schedules import LearningRateSchedule
+
+    if isinstance(inner(optimizer)._learning_rate, LearningRateSchedule):
+        for option in "learning_rate", "warm_up_steps":
+            if getattr(options, option):
+                name = "--" + option.replace("_", "-")
+                refuse(
+                    f"{name}: build() has a schedule for the learning rate; change it"
+                )
+    elif options.learning_rate:
+        optimizer.learning_rate = options.learning_rate
+
+
+def rate_of(optimizer):
+    """Return the learning rate as a float; None where a schedule decides."""
+    import keras
+    from keras.optimizers.schedules import LearningRateSchedule
+
+    if isinstance(inner(optimizer)._learning_rate, LearningRateSchedule):
+        return None
+    return float(keras.ops.convert_to_numpy(optimizer.learning_rate))
+
+
+def set_clipping(optimizer, clip_norm, backend):
+    """Clip the gradient of all replicas' examples, as one device would.
+
+    On JAX the optimizer does. On TensorFlow each replica would clip its own gradient
+    before they are added up: so they are added up first. What is applied then is added
+    up once more, and therefore divided by the number of replicas.
+    """
+    wrapped = inner(optimizer)
+    if clip_norm:
+        wrapped.clipnorm = wrapped.clipvalue = None
+        wrapped.global_clipnorm = clip_norm
+    rules = wrapped.clipnorm, wrapped.clipvalue, wrapped.global_clipnorm
+    if not any(rules) or isinstance(backend, OnJax) or backend.replicas == 1:
+        return
+    import tensorflow as tf
+
+    clipnorm, clipvalue, global_clipnorm = rules
+    wrapped.clipnorm = wrapped.clipvalue = wrapped.global_clipnorm = None
+    apply = optimizer.apply
+
+    def clipped(gradients):
+        if clipnorm:
+            return [tf.clip_by_norm(gradient, clipnorm) for gradient in gradients]
+        if global_clipnorm:
+            return tf.clip_by_global_norm(gradients, global_clipnorm)[0]
+        return [
+            tf.clip_by_value(gradient, -clipvalue, clipvalue) for gradient in gradients
+        ]
+
+    def apply_clipped(gradients, variables=None):
+        context = tf.distribute.get_replica_context()
+        scale = optimizer.scale_loss(tf.ones([]))  # float16's; else 1
+        dense = [tf.convert_to_tensor(gradient) for gradient in gradients]
+        summed = context.all_reduce("SUM", dense)
+        whole = clipped([gradient / scale for gradient in summed])
+        factor = scale / context.num_replicas_in_sync
+        return apply([gradient * factor for gradient in whole], variables)
+
+    optimizer.apply = apply_clipped
+
+
+# What is kept in the run folder
+
+
+class Checkpoints:
+    """Everything that goes on, as arrays in a file that is either whole or not there.
+
+    A file holds the values of all variables, and `facts`: what they are called, how
+    many epochs and steps of the next one are done, and what decides how to go on.
+    """
+
+    def __init__(self, folder):
+        self.folder = folder / "checkpoints"
+
+    def files(self):
+        """Return the files there are, the newest one first."""
+
+        def progress(path):
+            return [int(part) for part in re.findall(r"\d+", path.stem)]
+
+        return sorted(self.folder.glob("epoch-*.npz"), key=progress, reverse=True)
+
+    def save(self, facts, values):
+        """Write a new file, and delete older ones.
+
+        facts: a dict for JSON, with "epoch" and "step". values: arrays.
+        """
+        import numpy as np
+
+        self.folder.mkdir(parents=True, exist_ok=True)
+        # NumPy's files know no bfloat16 or float8: their bytes are kept.
+        types = [str(value.dtype) for value in values]
+        plain = [np.frombuffer(value.tobytes(), "uint8") for value in values]
+        shapes = [list(value.shape) for value in values]
+        facts = facts | {"types": types, "shapes": shapes}
+        text = np.frombuffer(json.dumps(facts).encode(), "uint8")
+        path = self.folder / f"epoch-{facts['epoch']:06d}-{facts['step']:08d}.npz"
+        new = path.with_suffix(".new")
+        with open(new, "wb") as file:
+            np.savez(file, text, *plain)
+            file.flush()
+            os.fsync(file.fileno())
+        new.replace(path)
+        for old in self.files()[KEPT_CHECKPOINTS:]:
+            old.unlink()
+
+    def restore(self):
+        """Return (facts, values) of the newest file that can be read, or None."""
+        for path in self.files():
+            try:
+                return self.read(path)
+            except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as why:
+                say(f"{path} cannot be read ({why}): the one before is taken")
+        return None
+
+    def read(self, path):
+        import keras  # noqa: F401  (brings NumPy the types bfloat16 and float8)
+        import numpy as np
+
+        with np.load(io.BytesIO(path.read_bytes())) as file:
+            text, *plain = (file[f"arr_{i}"] for i in range(len(file.files)))
+        facts = json.loads(text.tobytes())
+        if not len(facts["types"]) == len(facts["shapes"]) == len(plain):
+            raise ValueError("some arrays are missing")
+        values = []
+        for data, kind, shape in zip(
+            plain, facts["types"], facts["shapes"], strict=True
+        ):
+            values.append(np.frombuffer(data.tobytes(), kind_of(kind)).reshape(shape))
+        return facts, values
+
+
+def kind_of(name):
+    """Return NumPy's type of this name; ml_dtypes has bfloat16 and float8."""
+    import numpy as np
+
+    try:
+        return np.dtype(name)
+    except TypeError:
+        import ml_dtypes
+
+        return np.dtype(getattr(ml_dtypes, name))
+
+
+class State:
+    """The model's and the optimizer's variables: read, set, and described."""
+
+    def __init__(self, model, backend):
+        self.model, self.backend = model, backend
+
+    def variables(self):
+        return self.model.variables + self.model.optimizer.variables
+
+    def describe(self):
+        """Return a line for each variable, the same for every program that makes it."""
+        lines = []
+        for variable in self.variables():
+            path = re.sub(r"_\d+(?=/|$)", "", variable.path)
+            lines.append(f"{path} {tuple(variable.shape)} {variable.dtype}")
+        return lines
+
+    def read(self):
+        """Return all values, and those of the metrics; all processes must ask together.
+
+        What replicas of TensorFlow keep apart, and is averaged when it is read, is set
+        to the average: so training goes on as it does after it is restored.
+        """
+        self.backend.before_reading(self.model)
+        values = []
+        for variable in self.variables():
+            values.append(as_array(variable))
+            if keeps_replicas_apart(variable):
+                variable.assign(values[-1])
+        metrics = [as_array(variable) for variable in self.model.metrics_variables]
+        return values, metrics
+
+    def set(self, values):
+        for variable, value in zip(self.variables(), values, strict=True):
+            variable.assign(value)
+
+    def differences(self, lines):
+        """Return how this model differs from one that was described so, in words."""
+        own = self.describe()
+        if own == lines:
+            return ""
+        if len(own) != len(lines):
+            return f"{len(lines)} arrays there, and {len(own)} in build()'s model"
+        there, here = next(
+            pair for pair in zip(lines, own, strict=True) if pair[0] != pair[1]
+        )
+        return f"{there} there, and {here} in build()'s model"
+
+
+def as_array(variable):
+    import keras
+    import numpy as np
+
+    return np.asarray(keras.ops.convert_to_numpy(variable))
+
+
+def keeps_replicas_apart(variable):
+    """Return whether each of TensorFlow's replicas has a value of its own."""
+    kind = getattr(variable.value, "synchronization", None)
+    return getattr(kind, "name", "") == "ON_READ"
+
+
+class Log:
+    """log.csv: a row for each epoch, each metric below its name."""
+
+    def __init__(self, path):
+        self.path, self.rows = path, []
+        if path.exists():
+            with open(path, newline="") as file:
+                self.rows = list(csv.DictReader(file))
+
+    def add(self, epoch, results):
+        self.rows.append({"epoch": epoch} | results)
+
+    def forget_after(self, epoch):
+        self.rows = [row for row in self.rows if int(row["epoch"]) <= epoch]
+
+    def write(self):
+        names = list(dict.fromkeys(name for row in self.rows for name in row))
+        new = self.path.with_suffix(".new")
+        with open(new, "w", newline="") as file:
+            writer = csv.DictWriter(file, names, restval="", lineterminator="\n")
+            writer.writeheader()
+            writer.writerows(self.rows)
+        new.replace(self.path)
+
+    def epochs_since_best(self):
+        """Return how many epochs ago the validation loss was lowest."""
+        losses = [float(row["val_loss"]) for row in self.rows if row.get("val_loss")]
+        if not losses:
+            return 0
+        return len(losses) - 1 - losses.index(min(losses))
+
+
+class Saved(Exception):
+    """A signal has come, and everything is saved."""
+
+
+# Training
+
+
+class Validation:
+    """Counts every example once, whatever the number of replicas.
+
+    What can be divided by the number of replicas is evaluated by all of them. Of the
+    few examples that are left, every replica gets each: so no replica is without one,
+    and what the metrics have added up for them is divided by the number of replicas.
+    (Keras' metrics are such sums: totals and counts, true and false positives.)
+    """
+
+    def __init__(self, data, backend, evaluate, limit=None):
+        self.data, self.backend, self.evaluate = data, backend, evaluate
+        whole_batches = math.ceil(data.counts[1] / data.batch_size)
+        left = data.counts[1] % data.batch_size
+        if left and left < backend.replicas:
+            whole_batches -= 1
+        self.steps = min(whole_batches, limit or whole_batches)
+        self.counts_all = self.steps == whole_batches
+        self.left_over = []
+        self.even, self.rest = None, None
+
+    def even_batches(self):
+        """Yield this process's shares, and put aside what cannot be shared."""
+        left_over, last = [], None
+        for batch in self.data.validation_batches():
+            size = size_of(batch)
+            shared = size - size % self.backend.replicas
+            left_over += [rows_of(batch, [row]) for row in range(shared, size)]
+            if not shared:
+                continue
+            if last is not None:
+                yield last
+            part = rows_of(batch, slice(0, shared))
+            last = share(part, self.backend.index, self.backend.processes)
+        self.left_over = left_over  # before the last batch: nobody asks for one more
+        if last is not None:
+            yield last
+
+    def left_over_batches(self):
+        """Yield each example that is left, once for each replica of this process."""
+        for example in self.left_over:
+            yield rows_of(example, [0] * self.backend.local_replicas)
+
+    def results(self, model):
+        """Return all metrics of all examples, as a dict of floats."""
+        import numpy as np
+
+        totals = None
+        if self.steps:
+            if self.even is None:
+                self.even = for_keras(self.even_batches, self.steps)
+            self.evaluate(model, self.even)
+            totals = [as_array(variable) for variable in model.metrics_variables]
+        else:
+            list(self.even_batches())  # there are none, but some are left over
+        if self.left_over and self.counts_all:
+            if self.rest is None:
+                self.rest = for_keras(self.left_over_batches, len(self.left_over))
+            self.evaluate(model, self.rest)
+            added = [as_array(variable) for variable in model.metrics_variables]
+            added = [add / self.backend.replicas for add in added]
+            for variable, total, add in zip(
+                model.metrics_variables, totals or [0] * len(added), added, strict=True
+            ):
+                variable.assign(np.asarray(total + add).astype(variable.dtype))
+        results = model.get_metrics_result()
+        return {name: float(value) for name, value in flat(results).items()}
+
+
+def flat(results, prefix=""):
+    """Return metrics as {name: number}; Keras nests those of several outputs."""
+    found = {}
+    for name, value in results.items():
+        if isinstance(value, dict):
+            found |= flat(value, f"{prefix}{name}_")
+        else:
+            found[prefix + name] = value
+    return found
+
+
+def evaluate_with_keras(model, batches):
+    model.evaluate(batches, verbose=0)
+
+
+class ByHand:
+    """Several processes on TensorFlow, where `fit` of Keras 3 fails.
+
+    Each replica makes the model's own `train_step`; the optimizer adds up the gradients
+    of all replicas. Everything else is done as `fit` does it.
+    """
+
+    def __init__(self, model, backend):
+        import tensorflow as tf
+
+        self.model, self.backend = model, backend
+        strategy = backend.strategy
+
+        @tf.function(reduce_retracing=True)
+        def train(batch):
+            strategy.run(model.train_step, args=(batch,))
+
+        @tf.function(reduce_retracing=True)
+        def test(batch):
+            strategy.run(model.test_step, args=(batch,))
+
+        self.train, self.test = train, test
+
+    def divide(self, batch):
+        """Give each replica of this process its part of the process's share."""
+        local = self.backend.local_replicas
+
+        def part(context):
+            own = context.replica_id_in_sync_group - self.backend.index * local
+            return share(batch, own, local)
+
+        distribute = self.backend.strategy.experimental_distribute_values_from_function
+        return distribute(part)
+
+    def evaluate(self, model, batches):
+        model.reset_metrics()
+        for batch in batches:
+            self.test(self.divide(batch))
+
+    def fit(self, batches, initial_epoch, epochs, callbacks, logs_for_batches):
+        import keras
+
+        model = self.model
+        self.evaluate(model, batches.take(1))  # makes what the metrics count with
+        callbacks = keras.callbacks.CallbackList(
+            callbacks, add_history=True, model=model, epochs=epochs, steps=len(batches)
+        )
+        model.stop_training = False
+        callbacks.on_train_begin()
+        for epoch in range(initial_epoch, epochs):
+            model.reset_metrics()
+            callbacks.on_epoch_begin(epoch)
+            for step, batch in enumerate(batches):
+                callbacks.on_train_batch_begin(step)
+                self.train(self.divide(batch))
+                logs = model.get_metrics_result() if logs_for_batches else {}
+                callbacks.on_train_batch_end(step, logs)
+                if model.stop_training:
+                    break
+            results = model.get_metrics_result()
+            logs = {name: float(value) for name, value in flat(results).items()}
+            callbacks.on_epoch_end(epoch, logs)
+            if model.stop_training:
+                break
+        callbacks.on_train_end()
+
+
+def create_keeper(run):
+    """Return the callbacks of this program: around those of the reader."""
+    import keras
+
+    class Before(keras.callbacks.Callback):
+        """Sets what an epoch begins with; adds the validation's results to its logs."""
+
+        def on_epoch_begin(self, epoch, logs=None):
+            run.begin(epoch)
+
+        def on_train_batch_begin(self, step, logs=None):
+            run.before_step(step)
+
+        def on_epoch_end(self, epoch, logs=None):
+            run.validate(logs)
+
+    class After(keras.callbacks.Callback):
+        """Keeps what an epoch ends with, after all other callbacks."""
+
+        def on_epoch_end(self, epoch, logs=None):
+            run.keep(epoch + 1, logs)
+
+    return Before(), After()
+
+
+class Run:
+    """One training: the model, its data, its folder, and how far it is."""
+
+    def __init__(self, options, backend, data, model, folder, restored):
+        self.options, self.backend, self.data, self.model = (
+            options,
+            backend,
+            data,
+            model,
+        )
+        self.folder = folder
+        self.state = State(model, backend)
+        self.checkpoints, self.log = Checkpoints(folder), Log(folder / "log.csv")
+        self.by_hand = None
+        if isinstance(backend, OnTensorFlow) and backend.processes > 1:
+            self.by_hand = ByHand(model, backend)
+        evaluate = self.by_hand.evaluate if self.by_hand else evaluate_with_keras
+        limit = 1 if options.dry_run else None
+        self.validation = Validation(data, backend, evaluate, limit)
+        self.rate = rate_of(model.optimizer)
+        self.signalled = False
+        self.calls = 0
+        self.epoch, self.step, self.metrics = 0, 0, []
+        if restored:
+            self.go_on(*restored)
+        self.first_epoch, self.first_step = self.epoch, self.step
+        self.shares = None
+        self.steps_before = 0
+
+    def go_on(self, facts, values):
+        """Continue from a checkpoint, or refuse where it is another training's."""
+        different = self.state.differences(facts["variables"])
+        if different:
+            refuse(
+                f"{self.options.run_folder} holds another model's training "
+                f"({different}): use another --run-folder"
+            )
+        rate = self.rate
+        self.state.set(values)
+        if rate is not None and rate != facts["learning_rate"]:
+            say(f"learning rate {rate:g}, and no longer {facts['learning_rate']}")
+            self.model.optimizer.learning_rate = rate
+        self.epoch, self.step = facts["epoch"], facts["step"]
+        sizes = facts["batch_size"], self.data.batch_size
+        if self.step and sizes[0] != sizes[1]:
+            refuse(
+                f"the training stopped within an epoch of batches of {sizes[0]}, and "
+                f"these have {sizes[1]}: take the same replicas and batch size"
+            )
+        self.metrics = facts["metrics"]
+        self.log.forget_after(self.epoch)
+
+    # While it trains
+
+    def fit(self):
+        """Train until the last epoch, or until patience ends."""
+        own = callbacks(self.folder)
+        before, after = create_keeper(self)
+        all_callbacks = [before, *own, after]
+        logs_for_batches = any(map(wants_logs_of_batches, own))
+        epochs = self.options.epochs
+        if self.step:  # what is left of the epoch in which it was stopped
+            self.fit_epochs(self.epoch + 1, all_callbacks, logs_for_batches)
+        if self.epoch < epochs and not self.has_ended():
+            self.fit_epochs(epochs, all_callbacks, logs_for_batches)
+
+    def fit_epochs(self, epochs, all_callbacks, logs_for_batches):
+        limit = 4 if self.options.dry_run else None
+        self.shares = Shares(self.data, self.backend, self.epoch, self.step, limit)
+        self.steps_before = self.step
+        options = {"initial_epoch": self.epoch, "epochs": epochs}
+        options["callbacks"] = all_callbacks
+        batches = self.shares.for_keras()
+        if self.by_hand:
+            self.by_hand.fit(batches, logs_for_batches=logs_for_batches, **options)
+        else:
+            self.model.fit(batches, shuffle=False, verbose=0, **options)
+
+    def begin(self, epoch):
+        import numpy as np
+
+        self.shares.epoch = epoch
+        if self.metrics and self.step:
+            own = self.model.metrics_variables
+            if len(own) == len(self.metrics):
+                for variable, value in zip(own, self.metrics, strict=True):
+                    variable.assign(np.asarray(value, variable.dtype))
+        self.metrics = []
+        self.epoch_started = self.shown = time.monotonic()
+        self.step_times = []
+
+    def before_step(self, step):
+        """Warm up, show how far it is, and save if a signal has come to any process.
+
+        step: how many steps of this call of `fit` the epoch has made.
+        """
+        done = self.steps_before + step
+        now = time.monotonic()
+        self.step_times.append(now)
+        self.warm_up(done)
+        if step and now - self.shown > PROGRESS_SECONDS:
+            self.shown = now
+            if self.backend.index == 0:
+                speed = self.speed(step, now - self.epoch_started)
+                say(
+                    f"epoch {self.epoch + 1}: step {done} of {self.data.steps}; {speed}"
+                )
+        self.calls += 1
+        if self.calls % CHECK_EVERY == 0 and any_of(self.backend, self.signalled):
+            self.save(self.epoch, done, with_metrics=True)
+            raise Saved
+
+    def warm_up(self, done):
+        steps = self.options.warm_up_steps
+        made = self.epoch * self.data.steps + done
+        if self.rate is not None and made <= steps and steps:
+            self.backend.before_reading(self.model)
+            self.model.optimizer.learning_rate = self.rate * min(1, (made + 1) / steps)
+
+    def speed(self, steps, seconds):
+        """Return examples/s and the time left, in words, after so many steps."""
+        rate = steps * self.data.batch_size / seconds
+        all_steps = (self.options.epochs - self.epoch) * self.data.steps
+        left = (all_steps - self.steps_before - steps) * seconds / steps
+        return f"{rate:,.0f} examples/s, {datetime.timedelta(seconds=round(left))} left"
+
+    def validate(self, logs):
+        self.trained_seconds = time.monotonic() - self.epoch_started
+        training = {name: float(value) for name, value in flat(logs).items()}
+        results = self.validation.results(self.model)
+        logs.clear()
+        logs.update(training)
+        logs.update({f"val_{name}": value for name, value in results.items()})
+
+    def keep(self, done, logs):
+        """Keep an epoch that is done: its row, its weights, and a checkpoint."""
+        speed = self.speed(self.shares.steps, self.trained_seconds)
+        results = {name: float(value) for name, value in logs.items()}
+        self.log.forget_after(done - 1)
+        self.log.add(done, results)
+        self.epoch, self.step, self.steps_before = done, 0, 0
+        self.model.stop_training |= self.has_ended()
+        if not self.options.dry_run:
+            self.log.write()
+            if self.log.epochs_since_best() == 0:
+                self.model.save_weights(self.folder / "best.weights.h5")
+            self.save(done, 0)
+            self.write_events(done, results)
+        if self.backend.index == 0:
+            words = ", ".join(f"{name} {value:.4f}" for name, value in results.items())
+            say(f"epoch {done} of {self.options.epochs}: {words}; {speed}")
+        if any_of(self.backend, self.signalled) and done < self.options.epochs:
+            raise Saved
+
+    def has_ended(self):
+        patience = self.options.patience
+        return bool(patience and self.log.epochs_since_best() >= patience)
+
+    def save(self, epoch, step, with_metrics=False):
+        """Write a checkpoint; all processes wait until the first one has done so."""
+        values, metrics = self.state.read()
+        facts = {
+            "epoch": epoch,
+            "step": step,
+            "learning_rate": self.rate,
+            "batch_size": self.data.batch_size,
+            "variables": self.state.describe(),
+            "metrics": [value.tolist() for value in metrics] if with_metrics else [],
+        }
+        if self.backend.index == 0:
+            self.checkpoints.save(facts, values)
+        any_of(self.backend, False)
+
+    def write_events(self, epoch, results):
+        """Write the results for TensorBoard, where it is installed."""
+        installed = map(importlib.util.find_spec, ("tensorboard", "tensorflow"))
+        if self.backend.index or not all(installed):
+            return
+        import tensorflow as tf
+
+        writer = tf.summary.create_file_writer(str(self.folder / "events"))
+        with writer.as_default(step=epoch):
+            for name, value in results.items():
+                tf.summary.scalar(name, value)
+        writer.close()
+
+    # When it has ended
+
+    def write_model(self):
+        """Write the last weights, and the model with its architecture."""
+        self.model.save_weights(self.folder / "last.weights.h5")
+        try:
+            self.model.save(self.folder / "model.keras")
+        except Exception as problem:  # a layer without get_config, say
+            why = str(problem).strip().splitlines()[0]
+            say(f"model.keras cannot be written ({why}): use last.weights.h5")
+
+    def digest(self):
+        weights = b"".join(array.tobytes() for array in self.model.get_weights())
+        return hashlib.sha256(weights).hexdigest()[:16]
+
+    def describe_dry_run(self):
+        """Return how large the model is, how fast its steps were, what they took."""
+        import resource
+
+        seconds = min(b - a for a, b in itertools.pairwise(self.step_times))
+        peak = self.backend.peak_memory()
+        device = f"{peak / 2**20:,.0f} MiB of the first device" if peak else "a CPU"
+        host = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10
+        gpus = os.environ.get("CUDA_VISIBLE_DEVICES", "all of this machine")
+        return [
+            f"{self.backend.replicas} replicas in {self.backend.processes} processes; "
+            f"GPUs of this process: {gpus}",
+            f"{self.model.count_params():,} parameters; {self.data.counts[0]:,} "
+            f"examples to train on, {self.data.counts[1]:,} to validate with",
+            f"a step of {self.data.batch_size} examples: {1000 * seconds:.1f} ms, "
+            f"{self.data.batch_size / seconds:,.0f} examples/s",
+            f"memory: {host:,.0f} MiB of the machine, {device}",
+        ]
+
+
+def wants_logs_of_batches(callback):
+    """Return whether a callback looks at what each batch gives."""
+    import keras
+
+    hooks = ("on_train_batch_end", "on_batch_end")
+    default = keras.callbacks.Callback
+    return any(
+        getattr(type(callback), name) is not getattr(default, name) for name in hooks
+    )
+
+
+def listen_for_signals(run):
+    def note(number, frame):
+        run.signalled = True
+
+    for name in SIGNALS:
+        if hasattr(signal, name):  # Windows has no SIGUSR1
+            signal.signal(getattr(signal, name), note)
+
+
+def check_backend(wanted):
+    """Refuse where something has imported Keras with another backend."""
+    import keras
+
+    if keras.backend.backend() != wanted:
+        refuse(
+            f"--backend {wanted}, but Keras was imported before, and runs on "
+            f"{keras.backend.backend()}: set KERAS_BACKEND={wanted}"
+        )
+
+
+def restore(options):
+    """Return the newest checkpoint of the run folder; None at a training's start."""
+    if options.dry_run:
+        return None
+    restored = Checkpoints(options.run_folder).restore()
+    if not restored and Log(options.run_folder / "log.csv").rows:
+        refuse(
+            f"{options.run_folder} has the log of a training, and no checkpoint to go "
+            "on from: use another --run-folder, or delete this one"
+        )
+    return restored
+
+
+def train(options):
+    """Train as the options say; return the model."""
+    place = resolve_cluster(os.environ)
+    choose_gpus(place, os.environ)
+    check_backend(options.backend)
+    kind = OnJax if options.backend == "jax" else OnTensorFlow
+    backend = kind(place, options)
+    restored = restore(options)
+    first_epoch = restored[0]["epoch"] if restored else 0
+    batch_size = options.batch_size_per_replica * backend.replicas
+    buffer = options.shuffle_buffer_mib * 2**20
+    data = Data(options.data, batch_size, buffer, first_epoch)
+    if not all_equal(backend, data.digest(first_epoch)):
+        refuse(
+            "examples() returns other examples, or another order, in each process: "
+            "read files in sorted order, and draw with the global seed of NumPy or "
+            "TensorFlow"
+        )
+    model = create_model(options, backend, data)
+    with contextlib.ExitStack() as stack:
+        folder = options.run_folder
+        if (
+            backend.index or options.dry_run
+        ):  # all save together; the first one's is kept
+            folder = pathlib.Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        folder.mkdir(parents=True, exist_ok=True)
+        run = Run(options, backend, data, model, folder, restored)
+        finalize = model.optimizer.finalize_variable_values
+        model.optimizer.finalize_variable_values = lambda variables: None
+        listen_for_signals(run)
+        if options.dry_run:
+            options.epochs = 1
+        run.fit()
+        if options.dry_run:
+            for line in run.describe_dry_run():
+                say(f"process {backend.index}: {line}")
+            return model
+        finalize(
+            model.trainable_variables
+        )  # moving averages, if the optimizer has some
+        run.write_model()
+        first = run.first_epoch + 1
+        say(
+            f"worker {backend.index}: epochs {first} to {run.epoch}; "
+            f"weights {run.digest()}"
+        )
+    return model
+
+
+def main(words):
+    """Train; return the exit code."""
+    options = parse(words)
+    try:
+        train(options)
+    except Saved:
+        say("a signal came, and everything is saved: started again, it goes on")
+        code = SAVED
+    except Exception:
+        traceback.print_exc()
+        code = 1
+    else:
+        return 0
+    if options.backend == "jax":  # else it would wait for processes that are no more
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+    return code
+
+
 if __name__ == "__main__":
-    main(arguments())
+    sys.exit(main(sys.argv[1:]))

@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# train.py on two machines (or more), by hand:   bash cluster/two_machines.sh --epochs 10   (arguments go to train.py)
+# train.py on two machines (or more), by hand:   bash cluster/two_machines.sh --epochs 10   
+# (arguments go to train.py; with --backend jax Keras trains on JAX)
 # Change the three lines with CHANGE-ME; as they are, this script refuses to run.
 HOSTS="CHANGE-ME-1 CHANGE-ME-2"     # names or addresses at which the machines reach each other, on a private network
 COURSE=/CHANGE-ME/course            # this clone with its .venv, at the same place on each of them
@@ -11,7 +12,7 @@ RUN_FOLDER=/CHANGE-ME/run           # a folder that all of them share (NFS, say)
 #   With two clouds' or two homes' routers in between: use a private network over them (WireGuard), never an open port.
 # ssh must get in without asking: ssh-copy-id HOST, once. Run this from either machine, or from a third one.
 PORT=20111
-PROGRAM=train.py                    # or train_jax.py: Keras on JAX
+PROGRAM=train.py                    # or your own in the folder cluster/: the file that notebook 06 has written
 MOST_ATTEMPTS=4
 
 set -u

@@ -26,6 +26,7 @@ def prepare() -> None:
     if not tpu_in_machine():
         os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")  # the next is a false alarm of Keras 3.15's, of every dataset
     warnings.filterwarnings("ignore", message="`shuffle=True` was passed, but will be ignored")
+    warnings.filterwarnings("ignore", message="Explicitly requested dtype int64")  # Keras on JAX 0.12, of its counters
     if not any(isinstance(finder, _QuietImport) for finder in sys.meta_path):
         sys.meta_path.insert(0, _QuietImport())
 

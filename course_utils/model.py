@@ -5,12 +5,15 @@ def build_model(seed: int = 0):
     """The source page's network for 28×28×1 images: Conv2D 32 → MaxPooling2D → Flatten → Dense 128 → Dense 10 (logits).
 
     seed: the same one gives the same initial weights under every strategy and on every device, because each layer's
-        initializer carries a seed of its own. ValueError (Keras' own) if it is no whole number.
+        initializer carries a seed of its own. TypeError if it is no whole number.
 
     Input (batch, 28, 28, 1) float32, output (batch, 10). Not compiled: do both inside `strategy.scope()`.
     """
+    import operator
+
     import keras
 
+    seed = operator.index(seed)  # NumPy's whole numbers, too
     first, second, third = (keras.initializers.GlorotUniform(seed=3 * seed + i) for i in range(3))
     return keras.Sequential(
         [

@@ -20,10 +20,10 @@ CPU = {"JAX_PLATFORMS": "cpu"}
 FULL = {"JAX_DEFAULT_MATMUL_PRECISION": "highest"}  # float32 in all its digits, on the GPU too
 
 
-def train_jax(folder, epochs, *options):
-    """The command that trains in this folder with `cluster/train_jax.py`."""
-    program = ROOT / "cluster" / "train_jax.py"
-    return [sys.executable, program, f"--epochs={epochs}", f"--run-folder={folder}", *options]
+def train_on_jax(folder, epochs, *options):
+    """The command that trains in this folder with `cluster/train.py`, on JAX."""
+    program = ROOT / "cluster" / "train.py"
+    return [sys.executable, program, "--backend=jax", f"--epochs={epochs}", f"--run-folder={folder}", *options]
 
 
 def by_itself(function, *words, **env):
@@ -111,11 +111,11 @@ def equal():
     logs = []
     for env in FULL, FULL | CPU:
         with tempfile.TemporaryDirectory() as folder:
-            command = train_jax(folder, 3, "--allow-cpu")
+            command = train_on_jax(folder, 3, "--allow-cpu")
             done = subprocess.run(command, env=os.environ | env, capture_output=True, text=True)
             print(done.stdout or done.stderr[-1500:], flush=True)
             logs.append(np.loadtxt(pathlib.Path(folder, "log.csv"), delimiter=",", skiprows=1))
-    print(f"train_jax.py: its log on the GPU and on the CPU, at most {np.abs(logs[0] - logs[1]).max():.2g} apart")
+    print(f"train.py: its log on the GPU and on the CPU, at most {np.abs(logs[0] - logs[1]).max():.2g} apart")
 
 
 def speed(kind="cnn", *sizes):
@@ -129,7 +129,7 @@ def resumed():
     for flags in "", "--xla_gpu_deterministic_ops=true":
         with tempfile.TemporaryDirectory() as folder:
             for name, epochs in ("first", 3), ("again", 3), ("stopped", 1), ("stopped", 3):
-                command, env = train_jax(f"{folder}/{name}", epochs), os.environ | {"XLA_FLAGS": flags}
+                command, env = train_on_jax(f"{folder}/{name}", epochs), os.environ | {"XLA_FLAGS": flags}
                 done = subprocess.run(command, env=env, capture_output=True, text=True)
                 print(flags or "no flag", name, (done.stdout or done.stderr).splitlines()[-1], flush=True)
 
@@ -137,7 +137,7 @@ def resumed():
 def two():
     """Two processes on one GPU."""
     config = {"cluster": {"worker": ["127.0.0.1:23456", "127.0.0.1:23457"]}}
-    command = train_jax(tempfile.mkdtemp(), 1)
+    command = train_on_jax(tempfile.mkdtemp(), 1)
     places = [json.dumps(config | {"task": {"type": "worker", "index": k}}) for k in range(2)]
     envs = [os.environ | {"TF_CONFIG": place, "XLA_PYTHON_CLIENT_PREALLOCATE": "false"} for place in places]
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}

@@ -152,16 +152,15 @@ def submit(cluster, course, tmp_path, monkeypatch):
     for old, new in changes.items():
         assert len(re.findall(f"{old}(?!\\S)", text)) == 1
         text = re.sub(f"{old}(?!\\S)", new, text)
-    assert text.count("PROGRAM=train.py ") == 1
 
-    def run(tasks=1, epochs=2, disturb=lambda: None, path=None, more=("--allow-cpu",), program="train.py"):
-        (tmp_path / "train.sbatch").write_text(text.replace("PROGRAM=train.py ", f"PROGRAM={program} "))
+    def run(tasks=1, epochs=2, disturb=lambda job: None, path=None, more=("--allow-cpu",)):
+        (tmp_path / "train.sbatch").write_text(text)
         monkeypatch.setenv("PATH", path or os.environ["PATH"])
         shutil.rmtree(tmp_path / "run", ignore_errors=True)
         given = ["sbatch", "--parsable", f"--ntasks-per-node={tasks}", f"--output={tmp_path}/out.txt"]
         options = ["--epochs", str(epochs), "--batch-size-per-replica", "32", *more]
         job = say(*given, str(tmp_path / "train.sbatch"), *options).strip()
-        disturb()
+        disturb(job)
 
         def ended():
             state = dict(each.split("=", 1) for each in say("scontrol", "show", "job", job).split() if "=" in each)
@@ -209,23 +208,39 @@ def test_nodes_with_gpus_that_tensorflow_does_not_use(submit, tmp_path):
     assert state["JobState"] == "FAILED" and "TensorFlow does not use the GPU here" in out
 
 
-@pytest.mark.parametrize("program", ["train.py", "train_jax.py"])
-def test_a_task_is_killed_and_the_job_comes_back(submit, program):
-    epochs = 12
-    _, out = submit(epochs=epochs, program=program)
+@pytest.mark.parametrize("backend", ["tensorflow", "jax"])
+def test_a_task_is_killed_and_the_job_comes_back(submit, backend):
+    epochs, more = 12, ("--allow-cpu", "--backend", backend)
+    _, out = submit(epochs=epochs, more=more)
     undisturbed = weights_of(out, 2)
 
-    def kill():
+    def kill(job):
         wait_for("epoch 3", lambda: submit.log.exists() and len(submit.log.read_text().splitlines()) > 3)
         for each in psutil.process_iter(["cmdline"]):
             with contextlib.suppress(psutil.Error):
-                if program in str(each.info["cmdline"]) and each.environ().get("SLURM_PROCID") == "1":
+                if "train.py" in str(each.info["cmdline"]) and each.environ().get("SLURM_PROCID") == "1":
                     each.kill()
 
-    state, out = submit(epochs=epochs, disturb=kill, program=program)
+    state, out = submit(epochs=epochs, disturb=kill, more=more)
     assert state["JobState"] == "COMPLETED" and state["Restarts"] == "1", out
     assert "back to the queue" in out
     assert "epochs 1 to" not in out, "the second attempt began anew"
+    assert weights_of(out, 2) == undisturbed
+
+
+def test_before_the_time_is_up_all_tasks_save_and_the_job_comes_back(submit):
+    """What Slurm sends to the batch script 120 seconds before its limit is sent here at once."""
+    epochs = 30
+    _, out = submit(epochs=epochs)
+    undisturbed = weights_of(out, 2)
+
+    def signal(job):
+        wait_for("epoch 3", lambda: submit.log.exists() and len(submit.log.read_text().splitlines()) > 3)
+        say("scancel", "--signal=USR1", "--batch", job)
+
+    state, out = submit(epochs=epochs, disturb=signal)
+    assert state["JobState"] == "COMPLETED" and state["Restarts"] == "1", out
+    assert "everything is saved: started again, it goes on" in out and "ended with exit code 75: back" in out
     assert weights_of(out, 2) == undisturbed
 
 

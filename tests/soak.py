@@ -1,5 +1,5 @@
 """What takes minutes: twenty kills in training and twenty during start-up, each recovered from, with equal weights and
-nothing left behind; ten more kills of `cluster/train_jax.py`; all forty models of `keras.applications` in the planner.
+nothing left behind; ten more kills of `cluster/train.py` on JAX; the planner on all forty of `keras.applications`.
 
 `make soak` runs it, and `make test` does not. What is killed first are the cells of notebook 03.
 """
@@ -16,8 +16,7 @@ import numpy as np
 import psutil
 import pytest
 from cells import executed
-from test_train import ends, log
-from test_train_jax import start_two, with_sister
+from test_train import WITH_DROPOUT, changed, ends, log, start_two
 
 from course_utils import planner
 from course_utils.cluster import run_on_workers
@@ -79,25 +78,26 @@ def test_killed_and_recovered(phase, k, train_on, undisturbed, tmp_path, capfd, 
 
 
 @pytest.fixture(scope="module")
-def train_jax(tmp_path_factory):
-    """Two workers of train_jax.py to start in a folder, and the digest with which they end if nobody is killed."""
+def train_on_jax(tmp_path_factory):
+    """Two workers on JAX to start in a folder, and the digest with which they end if nobody is killed."""
 
     def start(folder):
-        return start_two(with_sister(folder), "--epochs", "8", "--run-folder", "run")
+        changed(folder, WITH_DROPOUT)
+        return start_two(folder, "--backend", "jax", "--epochs", "8", "--run-folder", "run")
 
     return start, ends(*start(tmp_path_factory.mktemp("undisturbed")))[0]
 
 
 @pytest.mark.parametrize("k", range(2 if os.environ.get("CI") else 10))
-def test_train_jax_killed_and_resumed(k, train_jax, tmp_path):
-    (start, undisturbed), chance = train_jax, random.Random(k)
+def test_killed_on_jax_and_resumed(k, train_on_jax, tmp_path):
+    (start, undisturbed), chance = train_on_jax, random.Random(k)
     workers = start(tmp_path)
-    while not workers[0].stdout.readline().startswith("epoch 1:"):
+    while not workers[0].stdout.readline().startswith("epoch 1 of"):
         assert workers[0].poll() is None
     time.sleep(chance.uniform(0, 1))
     chance.choice(workers).kill()
     for worker in workers:
-        worker.communicate(timeout=30)
+        worker.communicate(timeout=300)
         assert worker.returncode != 0, "nobody waits for the dead, and nobody says that all is well"
     done = len(log(tmp_path / "run"))
     digest, (printed, _) = ends(*start(tmp_path))

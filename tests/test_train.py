@@ -1,7 +1,9 @@
-"""cluster/train.py, the program to take home: alone in a folder, without the course."""
+"""cluster/train.py, the program to take home, by its command line: alone in a folder, without the course.
+
+`make test` runs all of this. Where a test says workers, two real processes train.
+"""
 
 import csv
-import importlib
 import json
 import os
 import pathlib
@@ -15,10 +17,13 @@ import types
 import numpy as np
 import pytest
 
-from course_utils import cluster, environment
+from course_utils import cluster
 
 PROGRAM = pathlib.Path(__file__).resolve().parent.parent / "cluster" / "train.py"
 ENVIRONMENT = {name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "TF_CONFIG")}
+ENVIRONMENT |= {"TF_CPP_MIN_LOG_LEVEL": "2"}
+BACKENDS = ("tensorflow", "jax")
+each_backend = pytest.mark.parametrize("backend", BACKENDS)
 
 
 @pytest.fixture
@@ -28,12 +33,13 @@ def folder(tmp_path):
 
 
 def start(folder, *options, program="train.py", **env):
-    command = [sys.executable, program, "--allow-cpu", *options]
-    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL, "text": True}
+    """The program, started in this folder; it and its output go on."""
+    command = [sys.executable, program, "--allow-cpu", *map(str, options)]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
     return subprocess.Popen(command, cwd=folder, env=ENVIRONMENT | env, **pipes)
 
 
-def start_two(folder, *options, program="train.py", roles=(("worker", 0), ("worker", 1))):
+def start_two(folder, *options, roles=(("worker", 0), ("worker", 1)), **env):
     """Two workers, or a chief and a worker, with half of the batch each."""
     places = {}
     for (role, _), address in zip(roles, cluster.free_addresses(2), strict=True):
@@ -41,200 +47,377 @@ def start_two(folder, *options, program="train.py", roles=(("worker", 0), ("work
     tasks = [{"type": role, "index": index} for role, index in roles]
     configs = [json.dumps({"cluster": places, "task": task}) for task in tasks]
     options = "--batch-size-per-replica", "32", *options
-    return [start(folder, *options, program=program, TF_CONFIG=config) for config in configs]
-
-
-def with_dropout():
-    """The program's text, with random numbers in its model."""
-    flat = "keras.layers.Flatten()"
-    text = PROGRAM.read_text(encoding="utf-8")
-    assert text.count(flat) == 1
-    return text.replace(flat, f"{flat}, keras.layers.Dropout(0.3)")
-
-
-def built_late():
-    """The program's text, with a model that has no weights until it is called."""
-    late = "model = Late(layers + [keras.layers.Dense(10)])"
-    text = PROGRAM.read_text(encoding="utf-8").replace("keras.utils.set_random_seed(0)", LATE.strip())
-    text = re.sub(r"model = keras\.Sequential\(.*", late, text)
-    assert late in text
-    return text
+    return [start(folder, *options, TF_CONFIG=config, **env) for config in configs]
 
 
 def ends(*processes):
     """What they print; each must end well, with the same digest, which comes first."""
-    printed = [process.communicate(timeout=300)[0] for process in processes]
+    printed = [process.communicate(timeout=900)[0] for process in processes]
     assert [process.returncode for process in processes] == [0] * len(processes), printed
-    (digest,) = {re.search(r"weights ([0-9a-f]{16})\n$", text)[1] for text in printed}
+    (digest,) = {re.search(r"weights ([0-9a-f]{16})\n", text)[1] for text in printed}
     return digest, printed
+
+
+def refused(*processes):
+    """The sentence with which they end, each the same."""
+    printed = [process.communicate(timeout=900)[0] for process in processes]
+    assert all(process.returncode for process in processes), printed
+    sentences = {re.findall(r"train\.py: (?:error: )?(.*)", text)[-1] for text in printed}
+    assert len(sentences) == 1, printed
+    return sentences.pop()
 
 
 def log(folder):
     return list(csv.DictReader((folder / "log.csv").open()))
 
 
-def test_two_workers_train_as_one_process_does(folder):
-    _, (printed,) = ends(start(folder, "--epochs", "1", "--run-folder", "one"))
-    roles = ("chief", 0), ("worker", 0)  # which is the first one, and who writes
-    ends(*start_two(folder, "--epochs", "1", "--run-folder", "two", roles=roles))
-    one, two = (np.array(list(log(folder / name)[0].values()), float) for name in ("one", "two"))
-    assert one == pytest.approx(two, abs=2e-6)
-    assert re.match(r"epoch 1: loss [\d.]+, accuracy [\d.]+, val_loss [\d.]+, val_accuracy [\d.]+\n", printed)
-    assert {"best.weights.h5", "checkpoints", "log.csv"} <= {path.name for path in (folder / "two").iterdir()}
+def numbers(folder):
+    return np.array([list(row.values()) for row in log(folder)], float)
 
 
-def test_after_a_kill_it_ends_with_the_weights_of_an_undisturbed_run(folder):
-    (folder / "train.py").write_text(with_dropout(), encoding="utf-8")
-    undisturbed, _ = ends(*start_two(folder, "--epochs", "3", "--run-folder", "calm"))
-    chief, other = start_two(folder, "--epochs", "3", "--run-folder", "run")
-    assert chief.stdout.readline().startswith("epoch 1:")
+def changed(folder, *pairs, name="train.py"):
+    """Write the program into the folder, with other words in it."""
+    text = PROGRAM.read_text(encoding="utf-8")
+    for old, new in pairs:
+        assert text.count(old) == 1, old
+        text = text.replace(old, new)
+    (folder / name).write_text(text, encoding="utf-8")
+
+
+def yours(folder, text, name="train.py"):
+    """Write the program into the folder, with this text in place of `build` and `examples`, as 06 does."""
+    before, rest = PROGRAM.read_text(encoding="utf-8").split("# ---- yours: from here")
+    after = rest.split("# ---- yours: to here")[1]
+    own = "\ndef callbacks(folder):\n    return []\n" if "def callbacks" not in text else ""
+    text = f"{before}# ---- yours: from here\n{text}{own}# ---- yours: to here{after}"
+    (folder / name).write_text(text, encoding="utf-8")
+
+
+FLAT = "            keras.layers.Flatten(),\n"
+WITH_DROPOUT = FLAT, FLAT + "            keras.layers.Dropout(0.3),\n"
+OPTIMIZER = "keras.optimizers.Adam(0.002)"
+COMPILED = '    model.compile(keras.optimizers.Adam(0.002), loss, metrics=["accuracy"])\n'
+SMALL = """
+def build():
+    import keras
+
+    model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(3)])
+    model.compile(keras.optimizers.SGD(0.1), "mse")
+    return model
+
+def examples(path):
+    import numpy as np
+
+    random = np.random.RandomState(0)
+    x = random.normal(size=(COUNT, 4)).astype("float32")
+    return (x, x[:, :3]), (x[:10], x[:10, :3])
+"""
+
+# Training
+
+
+@each_backend
+def test_two_workers_train_as_one_process_does(folder, backend):
+    """Two processes, one of them a chief; then one process; then one that has four devices, simulated."""
+    roles = (("chief", 0), ("worker", 0)) if backend == "tensorflow" else (("worker", 0), ("worker", 1))
+    options = "--backend", backend, "--epochs", 1
+    _, (printed, _) = ends(*start_two(folder, *options, "--run-folder", "two", roles=roles))
+    ends(start(folder, *options, "--run-folder", "one"))
+    four = "--logical-cpus", 4, "--batch-size-per-replica", 16
+    ends(start(folder, *options, *four, "--run-folder", "four"))
+    one, two, simulated = (numbers(folder / name) for name in ("one", "two", "four"))
+    assert two == pytest.approx(one, abs=2e-5) and simulated == pytest.approx(one, abs=2e-5)
+    assert re.search(r"\nepoch 1 of 1: .*accuracy [\d.]+; [\d,]+ examples/s, \d:\d\d:\d\d left\n", "\n" + printed)
+    files = {"best.weights.h5", "last.weights.h5", "model.keras", "checkpoints", "log.csv"}
+    assert files <= {path.name for path in (folder / "two").iterdir()}
+
+
+@each_backend
+def test_after_a_kill_it_ends_with_the_weights_of_an_undisturbed_run(folder, backend):
+    """Two processes; one is killed by SIGKILL, the other ends, and both are started again."""
+    changed(folder, WITH_DROPOUT)
+    options = "--backend", backend, "--epochs", "3"
+    undisturbed, _ = ends(*start_two(folder, *options, "--run-folder", "calm"))
+    chief, other = start_two(folder, *options, "--run-folder", "run")
+    while not chief.stdout.readline().startswith("epoch 1 of"):
+        assert chief.poll() is None
     other.send_signal(signal.SIGKILL)
-    assert chief.wait(120) != 0
-    other.wait()
-    chief.stdout.close()
-    other.stdout.close()
-    digest, (printed, _) = ends(*start_two(folder, "--epochs", "3", "--run-folder", "run"))
+    chief.communicate(timeout=900)
+    assert chief.returncode != 0
+    other.communicate()
+    digest, (printed, _) = ends(*start_two(folder, *options, "--run-folder", "run"))
     assert digest == undisturbed and "worker 0: epochs 1 to" not in printed
     assert [row["epoch"] for row in log(folder / "run")] == ["1", "2", "3"]
+    assert numbers(folder / "run") == pytest.approx(numbers(folder / "calm"), abs=1e-6)
 
 
-def test_a_subclass_is_built(folder):
-    (folder / "train.py").write_text(built_late(), encoding="utf-8")
-    ends(start(folder, "--epochs", "1"))
+# The data: who gets what, and what it costs
+
+NUMBERED = """
+import keras
 
 
-LATE = """
-    class Late(keras.Model):
-        def __init__(self, parts):
-            super().__init__()
-            self.parts = parts
+class Noting(keras.Model):
+    def __init__(self):
+        super().__init__()
+        self.dense = keras.layers.Dense(1)
 
-        def call(self, inputs):
-            for part in self.parts:
-                inputs = part(inputs)
-            return inputs
+    def call(self, inputs):
+        return self.dense(inputs)
+
+    def train_step(self, data):
+        import os
+        import tensorflow as tf
+
+        tf.print(data[1], summarize=-1, output_stream=f"file://numbers-{os.getpid()}")
+        return super().train_step(data)
+
+
+def build():
+    model = Noting()
+    model.compile("sgd", "mse")
+    return model
 """
 
 
-def test_data_precision_and_early_stopping(folder):
-    numbers = np.random.default_rng(0)
-    arrays = {f"x_{part}": numbers.normal(size=(64, 8, 8, 1)).astype("float32") for part in ("train", "test")}
-    arrays |= {f"y_{part}": numbers.integers(10, size=64) for part in ("train", "test")}  # nothing to be learnt
-    np.savez(folder / "noise.npz", **arrays)
-    (folder / "sklearn.py").write_text("raise ImportError")  # it is the sample data's only
-    options = ["--data", "noise.npz", "--precision", "mixed_bfloat16", "--learning-rate", "0.1", "--clip-norm", "1"]
-    ends(start(folder, "--epochs", "40", "--patience", "2", *options))
-    losses = [float(row["val_loss"]) for row in log(folder / "run")]
-    assert 3 <= len(losses) < 40 and min(losses) == losses[-3]
+def drawn(folder):
+    """The numbers of the examples that each process has trained on."""
+    found = []
+    for path in folder.glob("numbers-*"):
+        found.append([round(float(text)) for text in re.findall(r"[\d.]+(?:e\+\d+)?", path.read_text())])
+        path.unlink()
+    return found
 
 
-def test_too_few_examples(folder):
-    process = subprocess.run(
-        [sys.executable, "train.py", "--batch-size-per-replica", "999", "--allow-cpu"],
-        cwd=folder, env=ENVIRONMENT, capture_output=True, text=True, timeout=120,
-    )  # fmt: skip
-    assert process.returncode == 1
-    assert "261 examples do not fill a batch of 999: lower --batch-size-per-replica" in process.stderr
+def taken_home(folder, model, data):
+    """The program that 06 writes with these two cells, in this folder."""
+    import linecache
+
+    notebook = PROGRAM.parent.parent / "notebooks" / "06_your_own_model.ipynb"
+    cells = {cell["id"]: "".join(cell["source"]) for cell in json.loads(notebook.read_text("utf-8"))["cells"]}
+    space = {"__name__": "__main__", "cluster": cluster, "folder": types.SimpleNamespace(name=str(folder))}
+    sources = {"model": model, "data": data, "examples": cells["home-examples"], "home": cells["home"]}
+    for name, source in sources.items():
+        name = f"06-{name}"
+        linecache.cache[name] = (len(source), None, source.splitlines(keepends=True), name)
+        exec(compile(source, name, "exec"), space)
 
 
-def test_help_loads_nothing(folder):
-    for name in "tensorflow", "keras", "numpy", "sklearn":
-        (folder / f"{name}.py").write_text("raise SystemExit('loaded')")
-    help_text = subprocess.check_output([sys.executable, "train.py", "--help"], cwd=folder, text=True)
-    options = [
-        "--epochs",
-        "--batch-size-per-replica",
-        "--learning-rate",
-        "--run-folder",
-        "--data",
-        "--precision",
-        "--allow-cpu",
-    ]
-    assert all(option in help_text for option in options)
+def test_each_example_is_trained_on_once_by_the_program_that_06_writes(folder):
+    """Two processes; the reader's dataset is shuffled without a seed, and has a batch that is not full."""
+    data = """
+def dataset(batch_size):
+    import tensorflow as tf
+
+    numbers = tf.data.Dataset.range(1000).map(lambda i: tf.cast(i, tf.float32)[None])
+    numbers = numbers.map(lambda number: (number / 1000, number))
+    return numbers.shuffle(1000).batch(batch_size), numbers.take(10).batch(batch_size)
+"""
+    taken_home(folder, NUMBERED, data)
+    digests = []
+    for attempt in range(2):
+        digest, _ = ends(*start_two(folder, "--epochs", 1, "--run-folder", f"run-{attempt}"))
+        digests.append(digest)
+        one, other = drawn(folder)
+        assert len(one) == len(other) == 15 * 32
+        assert len({*one, *other}) == 960, "fifteen batches of 64 of the 1,000 examples, none of them twice"
+    assert digests[0] == digests[1]
+    ends(start(folder, "--epochs", 1, "--batch-size-per-replica", 64, "--run-folder", "alone"))
+    (alone,) = drawn(folder)
+    assert sorted(alone) == sorted([*one, *other])
 
 
-@pytest.fixture
-def train(monkeypatch):
-    """The program as a module."""
-    monkeypatch.syspath_prepend(PROGRAM.parent)
-    return importlib.import_module("train")
+def test_both_cells_may_import_inside_of_their_functions(folder):
+    """Every cell of 06, and what it adds to the program, imports what it uses: also on JAX."""
+    model = """
+def build():
+    import keras
+
+    model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(1)])
+    model.compile("sgd", "mse")
+    return model
+"""
+    data = """
+def dataset(batch_size):
+    import numpy as np
+    import tensorflow as tf
+
+    part = tf.data.Dataset.from_tensor_slices((np.ones((100, 4), "float32"), np.ones((100, 1), "float32")))
+    return part.batch(batch_size), part.batch(batch_size)
+"""
+    taken_home(folder, model, data)
+    for backend in BACKENDS:
+        ends(start(folder, "--backend", backend, "--epochs", 1, "--run-folder", backend))
 
 
-def test_a_gpu_that_tensorflow_does_not_use(train, monkeypatch):
-    monkeypatch.setattr(train.shutil, "which", lambda name: "/usr/bin/nvidia-smi")
-    with pytest.raises(SystemExit, match=r"TensorFlow does not use the GPU here: install tensorflow\[and"):
-        train.strategy_for_what_is_here([], 1, allow_cpu=False)
-    assert train.strategy_for_what_is_here([], 1, allow_cpu=True).num_replicas_in_sync == 1
+# Going on: what is refused, and what is used
+
+
+# What is refused, or said in a sentence
 
 
 @pytest.mark.parametrize(
-    "tasks, own, gpus", [(1, False, "abcd"), (2, False, "bd"), (4, False, "b"), (2, True, "abcd"), (8, False, "abcd")]
+    "config, sentence",
+    [
+        ('{"cluster": {"worker": ["a:1"]}, "task": {"type": "evaluator", "index": 0}}', "makes this an evaluator"),
+        ('{"cluster": {"worker": ["a:1"], "evaluator": ["b:2"]}, "task": {"type": "evaluator", "index": 0}}',
+         "makes this an evaluator"),
+        ('{"cluster": {"worker": ["a:1"], "ps": ["b:1"]}, "task": {"type": "worker", "index": 0}}', "names ps: only"),
+        ('{"cluster": {"worker": ["a:1"]}, "task": {"type": "worker", "index": 1}}', "worker 1 is not among its 1"),
+        ("[1]", "TF_CONFIG must be"),
+        ("{", "TF_CONFIG must be"),
+    ],
+)  # fmt: skip
+def test_a_place_that_is_none(folder, config, sentence):
+    assert sentence in refused(start(folder, TF_CONFIG=config))
+    assert not (folder / "run").exists()
+
+
+@pytest.mark.parametrize("config", ['{"cluster": {}, "task": {}}', "{}", ""])
+def test_a_cluster_of_nobody_is_one_process(folder, config):
+    ends(start(folder, "--epochs", 1, TF_CONFIG=config))
+
+
+@pytest.mark.parametrize(
+    "option, value",
+    [
+        ("--batch-size-per-replica", "0"),
+        ("--epochs", "0"),
+        ("--epochs", "1.5"),
+        ("--clip-norm", "-1"),
+        ("--clip-norm", "inf"),
+        ("--learning-rate", "0"),
+        ("--learning-rate", "nan"),
+        ("--patience", "-1"),
+        ("--warm-up-steps", "-1"),
+        ("--accumulate", "0"),
+        ("--shuffle-buffer-mib", "0"),
+        ("--backend", "torch"),
+    ],
 )
-def test_which_gpu_is_whose(train, monkeypatch, tasks, own, gpus):
-    import tensorflow as tf
-
-    seen, growing = ["abcd"], []
-    monkeypatch.setattr(tf.config, "list_physical_devices", lambda kind: list("abcd"))
-    monkeypatch.setattr(tf.config, "set_visible_devices", lambda some, kind: seen.append("".join(some)))
-    monkeypatch.setattr(tf.config.experimental, "set_memory_growth", lambda gpu, yes: growing.append(gpu))
-    monkeypatch.setattr(tf.distribute, "MirroredStrategy", lambda: "mirrored")
-    monkeypatch.setenv("SLURM_LOCALID", "1")
-    if own:
-        monkeypatch.setenv("SLURM_GPUS_PER_TASK", "2")
-    strategy = train.strategy_for_what_is_here([], tasks, allow_cpu=False)
-    assert seen[-1] == "".join(growing) == gpus and (strategy == "mirrored") == (len(gpus) > 1)
+def test_options_that_make_no_sense(folder, option, value):
+    assert refused(start(folder, option, value)).startswith(f"argument {option}: ")
 
 
-def test_the_place_that_slurm_gives(train, monkeypatch):
-    nodes = types.SimpleNamespace(check_output=lambda command, text: "n9\nn10\nn11\n")
-    monkeypatch.setattr(train, "subprocess", nodes)
-    monkeypatch.delenv("TF_CONFIG", raising=False)
-    assert train.find_place() == (0, [], 1) and "TF_CONFIG" not in os.environ
-    variables = {"STEP_NODELIST": "n[9-11]", "STEP_TASKS_PER_NODE": "2(x2),1", "JOB_ID": "4711", "PROCID": "3"}
-    for name, value in (variables | {"NODEID": "1"}).items():
-        monkeypatch.setenv(f"SLURM_{name}", value)
-    monkeypatch.setenv("TF_CONFIG", "")  # to be taken away at the end
-    monkeypatch.delenv("TF_CONFIG")
+@pytest.mark.parametrize(
+    "pairs, options, sentence",
+    [
+        ([], ["--batch-size-per-replica", "1600"], "1536 examples do not fill a batch of 1600: lower --batch-size"),
+        ([(COMPILED, COMPILED + "    model.trainable = False\n")], [], "returns a model without trainable weights"),
+        ([(COMPILED, "    del loss\n")], [], "build() must return a compiled model"),
+        ([(OPTIMIZER, "keras.optimizers.Adam(keras.optimizers.schedules.CosineDecay(0.1, 100))")],
+         ["--learning-rate", "0.1"], "--learning-rate: build() has a schedule"),
+        ([], ["--accumulate", "2", "--logical-cpus", "2"], "cannot accumulate gradients on several replicas"),
+        ([(OPTIMIZER, "keras.optimizers.Adam(0.002, use_ema=True, ema_overwrite_frequency=3)")],
+         ["--logical-cpus", "2"], "ema_overwrite_frequency fails on several replicas"),
+    ],
+)  # fmt: skip
+def test_what_cannot_be_trained(folder, pairs, options, sentence):
+    changed(folder, *pairs)
+    assert sentence in refused(start(folder, *options))
+
+
+@each_backend
+def test_the_backend_is_chosen_before_anything_is_imported(folder, backend):
+    """Though `import keras` stands at the top of what 06 writes; and another one's import is refused."""
+    tells = "import keras\n\nprint('runs on', keras.backend.backend())\n\n\ndef build():\n"
+    changed(folder, ("def build():\n", tells))
+    _, (printed,) = ends(start(folder, "--backend", backend, "--epochs", 1))
+    assert f"runs on {backend}\n" in printed
+    (folder / "sitecustomize.py").write_text("import os\nos.environ['KERAS_BACKEND'] = 'numpy'\nimport keras\n")
+    sentence = refused(start(folder, "--backend", backend, PYTHONPATH=str(folder)))
+    assert sentence.startswith(f"--backend {backend}, but Keras was imported before, and runs on numpy")
+
+
+def test_help_loads_nothing(folder):
+    for name in "tensorflow", "keras", "numpy", "sklearn", "jax":
+        (folder / f"{name}.py").write_text("raise SystemExit('loaded')")
+    help_text = subprocess.check_output([sys.executable, "train.py", "--help"], cwd=folder, env=ENVIRONMENT, text=True)
+    program = PROGRAM.read_text(encoding="utf-8")
+    options = re.findall(r'add\(\s*"(--[\w-]+)"', program)
+    assert len(options) > 12 and all(option in help_text for option in options)
+
+
+@each_backend
+def test_a_dry_run_leaves_nothing(folder, backend):
+    """Two processes."""
+    printed = [p.communicate(timeout=900)[0] for p in start_two(folder, "--backend", backend, "--dry-run")]
+    for index, text in enumerate(printed):
+        assert f"process {index}: 2 replicas in 2 processes; GPUs of this process: " in text
+        assert "1,536 examples to train on, 261 to validate with" in text
+        assert re.search(r"a step of 64 examples: [\d.]+ ms, [\d,]+ examples/s", text)
+        assert re.search(r"memory: [\d,]+ MiB of the machine, a CPU", text)
+    assert [path.name for path in folder.iterdir()] == ["train.py"]
+
+
+# Slurm's places and GPUs
+
+NODES = "#!/bin/sh\nfor node in n9 n10 n11; do echo $node; done\n"
+
+
+def place(folder, **variables):
+    """What `resolve_cluster` and `choose_gpus` say with these variables, in a process of its own."""
+    (folder / "scontrol").write_text(NODES)
+    (folder / "scontrol").chmod(0o755)
+    (folder / "look.py").write_text(
+        "import json, os, train\nplace = train.resolve_cluster(os.environ)\n"
+        "print(json.dumps([place, train.choose_gpus(place, os.environ), os.environ.get('TF_CONFIG'), "
+        "os.environ.get('CUDA_VISIBLE_DEVICES')]))\n"
+    )
+    env = ENVIRONMENT | {"PATH": f"{folder}{os.pathsep}{os.environ['PATH']}"}
+    env = {name: value for name, value in env.items() if name != "CUDA_VISIBLE_DEVICES"} | variables
+    done = subprocess.run([sys.executable, "look.py"], cwd=folder, env=env, capture_output=True, text=True)
+    return json.loads(done.stdout) if not done.returncode else done.stderr
+
+
+SLURM = {"SLURM_STEP_NODELIST": "n[9-11]", "SLURM_STEP_TASKS_PER_NODE": "2(x2),1", "SLURM_JOB_ID": "4711",
+         "SLURM_PROCID": "3", "SLURM_NODEID": "1", "SLURM_LOCALID": "1"}  # fmt: skip
+
+
+def test_the_place_that_slurm_gives(folder):
     workers = ["n9:21422", "n9:21423", "n10:21422", "n10:21423", "n11:21422"]
-    assert train.find_place() == (3, workers, 2)
-    config = json.loads(os.environ.pop("TF_CONFIG"))
-    assert config == {"cluster": {"worker": workers}, "task": {"type": "worker", "index": 3}}
+    (index, found, local, tasks), _, config, _ = place(folder, **SLURM)
+    assert (index, found, local, tasks) == (3, workers, 1, 2)
+    assert json.loads(config) == {"cluster": {"worker": workers}, "task": {"type": "worker", "index": 3}}
+    assert place(folder)[0] == [0, [], 0, 1]
 
 
-def trained(replicas, policy, clip_norm):
-    sys.path.insert(0, str(PROGRAM.parent))
-    devices = environment.logical_devices(2, kind="cpu")
-    import keras
-    import tensorflow as tf
+@pytest.mark.parametrize(
+    "tasks, local, visible, on_node, own",
+    [
+        (1, 0, "0,1,2,3", 4, "0,1,2,3"),  # one task has all of them
+        (2, 1, "0,1,2,3", 4, "1,3"),  # two share what both see
+        (4, 2, "4,5,6,7", 4, "6"),
+        (4, 2, "0", 4, "0"),  # Slurm has bound one to each
+        (2, 1, "0,1", 4, "0,1"),  # --gpu-bind=per_task:2
+        (2, 1, "0,1", 3, "share some"),  # --gpu-bind=closest: both may have got the same two
+        (4, 1, "0,1", 4, "share some"),
+        (2, 0, "0,1,2", 3, "3 GPUs for 2 tasks of this node: each must have the same number"),
+        (2, 0, "", 0, ""),
+    ],
+)
+def test_which_gpu_is_whose(folder, tasks, local, visible, on_node, own):
+    """The same for both backends, since CUDA is told before they look."""
+    slurm = SLURM | {"SLURM_STEP_TASKS_PER_NODE": f"{tasks}(x3)", "SLURM_LOCALID": str(local)}
+    slurm |= {"SLURM_PROCID": str(tasks + local)}
+    said = place(folder, CUDA_VISIBLE_DEVICES=visible, SLURM_GPUS_ON_NODE=str(on_node), **slurm)
+    if isinstance(said, str):
+        assert own in said and "train.py: " in said
+    else:
+        assert said[3] == own
 
-    train = importlib.import_module("train")
-    keras.config.set_dtype_policy(policy)
-    strategy = tf.distribute.MirroredStrategy(devices[:replicas], tf.distribute.ReductionToOneDevice())
-    with strategy.scope():
-        model = train.build()
-        model.compile(keras.optimizers.SGD(0.05), model.loss, metrics=["accuracy"])
-        model.optimizer.build(model.trainable_variables)
-    step, _ = train.make_steps(strategy, model, clip_norm)
-    batches = tf.data.Dataset.from_tensor_slices(train.examples(None)[0]).batch(128, drop_remainder=True).take(4)
-    results = train.averaged(model, step, list(strategy.experimental_distribute_dataset(batches)))
-    return results, model.get_weights()
 
-
-@pytest.mark.parametrize("policy, clip_norm, tolerance", [("float32", 0.5, 1e-7), ("mixed_float16", 0.5, 1e-3)])
-def test_clipping_and_loss_scaling_on_two_replicas(policy, clip_norm, tolerance):
-    (one, alone), (two, weights) = (cluster.run_in_process(trained, n, policy, clip_norm) for n in (1, 2))
-    assert two == pytest.approx(one, abs=max(tolerance, 1e-5))
-    assert max(np.abs(a - b).max() for a, b in zip(alone, weights, strict=True)) <= tolerance
-    if policy == "float32":
-        (free, _) = cluster.run_in_process(trained, 1, policy, None)
-        assert abs(free["loss"] - one["loss"]) > 0.01, "it was clipped"
+@each_backend
+def test_a_gpu_that_is_not_used(folder, backend):
+    (folder / "nvidia-smi").write_text("#!/bin/sh\necho GPU 0: Tesla T4\n")
+    (folder / "nvidia-smi").chmod(0o755)
+    command = [sys.executable, "train.py", "--backend", backend]
+    env = ENVIRONMENT | {"PATH": f"{folder}{os.pathsep}{os.environ['PATH']}"}
+    done = subprocess.run(command, cwd=folder, env=env, capture_output=True, text=True)
+    assert done.returncode == 1 and "does not use the GPU here: install " in done.stderr
 
 
 def test_a_file_that_is_nowhere():
     assert cluster.program("train.py") == PROGRAM
     with pytest.raises(FileNotFoundError, match=r"^train\.txt: not in a clone, nor in .*: install the course again$"):
         cluster.program("train.txt")
-
-
-def test_its_length():
-    assert len(PROGRAM.read_text(encoding="utf-8").splitlines()) <= 200

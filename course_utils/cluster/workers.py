@@ -29,8 +29,13 @@ STARTING = 300
 machine, and is no fault of theirs."""
 CLOSING = 20
 """Seconds in which all workers of a run must be gone when it ends."""
-LOG_LINE = re.compile(r"WARNING: All log messages before absl::|([IWE])\d{4} [\d:.]+ +\d+ [\w./]+:\d+\] ")
-"""What TensorFlow 2.20 logs, whatever TF_CPP_MIN_LOG_LEVEL says: I, W and E for information, warnings and errors."""
+LOG_LINE = re.compile(
+    r"WARNING: All log messages before absl::"
+    r"|([IWE])\d{4} [\d:.]+ +\d+ [\w./]+:\d+\] "
+    r"|\S+\.py:\d+:\d+ \([\w.<>]+\)$"
+)
+"""What TensorFlow logs, whatever TF_CPP_MIN_LOG_LEVEL says: I, W and E for information, warnings and errors; and JAX
+0.12, before it raises: where in Python that is."""
 SHOWN = 2**16
 """Characters of a worker's output that are passed on; the last lines go into an error in any case."""
 

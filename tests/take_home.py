@@ -1,0 +1,485 @@
+"""cluster/train.py, what takes longer: every fault that was silent, by the program's command line. `make soak` runs it.
+
+Where a test says workers or two processes, two real processes train.
+"""
+
+import json
+import pathlib
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+from test_train import (
+    BACKENDS,
+    ENVIRONMENT,
+    FLAT,
+    NUMBERED,
+    OPTIMIZER,
+    PROGRAM,
+    SMALL,
+    WITH_DROPOUT,
+    changed,
+    drawn,
+    each_backend,
+    ends,
+    log,
+    numbers,
+    refused,
+    start,
+    start_two,
+    yours,
+)
+
+from course_utils import cluster
+
+
+@pytest.fixture
+def folder(tmp_path):
+    shutil.copy(PROGRAM, tmp_path)
+    return tmp_path
+
+
+@pytest.mark.parametrize("how, backend", [("SIGTERM", "tensorflow"), ("SIGUSR1", "jax")])
+def test_a_signal_saves_within_an_epoch_on_all_workers(folder, how, backend):
+    """Two processes, one of which gets the signal: both save at the same step, and end with exit code 75."""
+    slow = "        self.warm_up(done)\n"
+    changed(folder, WITH_DROPOUT, (slow, slow + "        time.sleep(0.1)\n"))
+    options = "--backend", backend, "--epochs", "2"
+    undisturbed, _ = ends(*start_two(folder, *options, "--run-folder", "calm"))
+    chief, other = start_two(folder, *options, "--run-folder", "run")
+    while not chief.stdout.readline().startswith("epoch 1 of"):
+        assert chief.poll() is None
+    time.sleep(0.7)  # into the second epoch, whose steps take 0.1 s each
+    other.send_signal(getattr(signal, how))
+    printed = [process.communicate(timeout=900)[0] for process in (chief, other)]
+    assert [chief.returncode, other.returncode] == [75, 75], printed
+    assert "everything is saved: started again, it goes on" in printed[0]
+    saved = sorted(path.name for path in (folder / "run" / "checkpoints").iterdir())
+    assert re.fullmatch(r"epoch-000001-(?!0{8})\d{8}\.npz", saved[-1]), saved
+    digest, _ = ends(*start_two(folder, *options, "--run-folder", "run"))
+    assert digest == undisturbed
+    assert numbers(folder / "run") == pytest.approx(numbers(folder / "calm"), abs=1e-5)
+
+
+@pytest.mark.parametrize("backend, devices", [("tensorflow", 2), ("jax", 2), ("tensorflow", 1)])
+def test_a_signal_to_one_process(folder, backend, devices):
+    """By `fit`: on several devices, and on one."""
+    slow = "        self.warm_up(done)\n"
+    changed(folder, (slow, slow + "        time.sleep(0.1)\n"))
+    options = ["--backend", backend, "--epochs", "2", "--logical-cpus", devices]
+    undisturbed, _ = ends(start(folder, *options, "--run-folder", "calm"))
+    process = start(folder, *options, "--run-folder", "run")
+    while not process.stdout.readline().startswith("epoch 1 of"):
+        assert process.poll() is None
+    time.sleep(0.7)  # into the second epoch, whose steps take 0.1 s each
+    process.send_signal(signal.SIGTERM)
+    process.communicate(timeout=900)
+    assert process.returncode == 75
+    assert ends(start(folder, *options, "--run-folder", "run"))[0] == undisturbed
+    assert numbers(folder / "run") == pytest.approx(numbers(folder / "calm"), abs=1e-5)
+
+
+VALIDATED = """
+import sys
+import train
+
+train.choose_backend(sys.argv)
+_, (x, y) = train.examples(None)
+for name in sys.argv[3:]:
+    model = train.build()
+    model.load_weights(f"{name}/last.weights.h5")
+    end = 3 if name.startswith("three") else None
+    print(*model.evaluate(x[:end], y[:end], batch_size=7, verbose=0))
+"""
+
+
+@each_backend
+def test_every_example_counts_in_the_validation(folder, backend):
+    """261 examples: 5 more than four batches, 1 more than can be shared; and 3, fewer than replicas. By 1, 2, 4."""
+    names = []
+    for examples, end, counts in ("all", "1536:", (1, 2, 4)), ("three", "1536:1539", (4,)):
+        slices = f"validation = images[{end}], digits.target[{end}]"
+        changed(folder, ("validation = images[1536:], digits.target[1536:]", slices), name=f"{examples}.py")
+        for devices in counts:
+            names.append(f"{examples}-{devices}")
+            own = "--batch-size-per-replica", 64 // devices, "--logical-cpus", devices, "--run-folder", names[-1]
+            ends(start(folder, "--backend", backend, "--epochs", 1, *own, program=f"{examples}.py"))
+    (folder / "evaluate.py").write_text(VALIDATED)
+    command = [sys.executable, "evaluate.py", "--backend", backend, *names]
+    said = subprocess.check_output(command, cwd=folder, env=ENVIRONMENT, text=True)
+    for name, line in zip(names, said.splitlines(), strict=True):
+        loss, accuracy = map(float, line.split())
+        (row,) = log(folder / name)
+        assert float(row["val_loss"]) == pytest.approx(loss, rel=1e-5)
+        assert float(row["val_accuracy"]) == pytest.approx(accuracy, abs=1e-6)
+
+
+STEP = """
+def build():
+    import keras, tensorflow as tf
+
+    class Own(keras.Model):
+        def __init__(self):
+            super().__init__()
+            self.dense = keras.layers.Dense(3)
+
+        def call(self, inputs):
+            return self.dense(inputs)
+
+        def train_step(self, data):
+            x, y = data
+            with tf.GradientTape() as tape:
+                loss = 10 * tf.reduce_mean((self(x) - y) ** 2) / tf.distribute.get_strategy().num_replicas_in_sync
+            weights = self.trainable_variables
+            self.optimizer.apply_gradients(zip(tape.gradient(loss, weights), weights))
+            return {"loss": loss}
+
+    model = Own()
+    model.compile(keras.optimizers.SGD(0.01), "mse")
+    return model
+"""
+
+
+def moved(folder, *options, names=("two", "one")):
+    """The weights at the end of two processes, or of one, from the files that they leave."""
+    import h5py
+
+    found = []
+    for name in names:
+        launch = start_two if name == "two" else lambda *words: [start(*words)]
+        ends(*launch(folder, *options, "--run-folder", name))
+        arrays = []
+        with h5py.File(folder / name / "last.weights.h5") as file:
+            file.visititems(lambda name, item, arrays=arrays: arrays.append((name, item)))
+            weights = [item[()] for name, item in arrays if hasattr(item, "dtype") and "optimizer" not in name]
+        found.append(np.concatenate([weight.ravel() for weight in weights]))
+    return found
+
+
+@pytest.mark.parametrize(
+    "optimizer",
+    [
+        "SGD(0.1, use_ema=True, ema_momentum=0.9)",
+        "SGD(0.1, global_clipnorm=0.05)",
+        "SGD(0.1, clipnorm=0.02)",
+        "SGD(0.1, clipvalue=0.01)",
+    ],
+)
+def test_averages_and_clipping_are_as_in_fit(folder, optimizer):
+    """Two processes on TensorFlow, against one process, which trains by `fit`."""
+    yours(folder, SMALL.replace("COUNT", "128").replace("SGD(0.1)", optimizer))
+    two, one = moved(folder, "--epochs", 2)
+    assert two == pytest.approx(one, abs=1e-6)
+    yours(folder, SMALL.replace("COUNT", "128"))
+    (plain,) = moved(folder, "--epochs", 2, names=["plain"])
+    assert np.abs(plain - two).max() > 1e-3, "without it the weights are others"
+
+
+def test_a_train_step_of_ones_own_is_made(folder):
+    """Two processes on TensorFlow, against `fit`; with the plain step the weights are others."""
+    data = SMALL.replace("COUNT", "128")
+    yours(folder, STEP + data[data.index("def examples") :])
+    two, one = moved(folder, "--epochs", 1)
+    assert two == pytest.approx(one, abs=1e-6)
+    (folder / "train.py").write_text(
+        (folder / "train.py").read_text().replace("def train_step(self", "def no_step(self")
+    )
+    (plain,) = moved(folder, "--epochs", 1, names=["plain"])
+    assert np.abs(plain - two).max() > 1e-2
+
+
+@each_backend
+def test_warm_up_accumulation_and_clipping(folder, backend):
+    """One process; two batches of 32 for an update are one batch of 64."""
+    changed(folder, (OPTIMIZER, "keras.optimizers.SGD(0.05)"))
+    options = "--backend", backend, "--epochs", 1
+    fast = ends(start(folder, *options, "--batch-size-per-replica", 64, "--run-folder", "one"))
+    ends(start(folder, *options, "--batch-size-per-replica", 32, "--accumulate", 2, "--run-folder", "two"))
+    for column in "val_loss", "val_accuracy":
+        one, two = (float(log(folder / name)[0][column]) for name in ("one", "two"))
+        assert two == pytest.approx(one, abs=1e-4)
+    slow = ends(start(folder, *options, "--warm-up-steps", 1000, "--run-folder", "slow"))
+    clipped = ends(start(folder, *options, "--clip-norm", "0.1", "--run-folder", "clipped"))
+    assert len({fast[0], slow[0], clipped[0]}) == 3
+
+
+@pytest.mark.parametrize("policy, devices", [("float32", 2), ("mixed_float16", 2)])
+def test_clipping_and_loss_scaling_on_two_replicas(folder, policy, devices):
+    options = "--epochs", 1, "--clip-norm", "0.5", "--precision", policy
+    ends(start(folder, *options, "--run-folder", "one"))
+    own = "--logical-cpus", devices, "--batch-size-per-replica", 64 // devices
+    ends(start(folder, *options, *own, "--run-folder", "two"))
+    tolerance = 2e-6 if policy == "float32" else 5e-3
+    assert numbers(folder / "two") == pytest.approx(numbers(folder / "one"), abs=tolerance)
+    ends(start(folder, "--epochs", 1, "--precision", policy, "--run-folder", "free"))
+    assert np.abs(numbers(folder / "free") - numbers(folder / "one")).max() > 0.01, "it was clipped"
+
+
+def test_a_callback_of_ones_own_sees_the_validation_and_the_batches(folder):
+    """Two processes on TensorFlow, and `fit`: the callback's numbers are the log's."""
+    own = """    import keras
+
+    class Watch(keras.callbacks.Callback):
+        losses = 0
+
+        def on_train_batch_end(self, batch, logs=None):
+            self.losses += logs["loss"] > 0
+
+        def on_epoch_end(self, epoch, logs=None):
+            print(f"watched {self.losses} batches, {logs['val_loss']:.4f}", flush=True)
+            self.model.stop_training = epoch == 1
+
+    return [Watch()]
+"""
+    end = 'thrown away.\n    """\n'
+    changed(folder, (end + "    return []\n", end + own))
+    for processes in start_two(folder, "--epochs", 5, "--run-folder", "two"), [start(folder, "--epochs", 5)]:
+        _, (printed, *_) = ends(*processes)
+        watched = re.findall(r"watched (\d+) batches, ([\d.]+)", printed)
+        assert [int(count) for count, _ in watched] == [24, 48] and "epochs 1 to 2;" in printed
+        rows = log(folder / ("run" if len(processes) == 1 else "two"))
+        assert [f"{float(row['val_loss']):.4f}" for row in rows] == [loss for _, loss in watched]
+
+
+def test_workers_that_read_other_examples_end(folder):
+    """Two processes, whose examples depend on the process: no seed can make them equal."""
+    yours(folder, SMALL.replace("COUNT", "128").replace("RandomState(0)", "RandomState(__import__('os').getpid())"))
+    for backend in BACKENDS:
+        sentence = refused(*start_two(folder, "--backend", backend))
+        assert sentence.startswith("examples() returns other examples, or another order, in each process")
+
+
+def test_ten_thousand_epochs_take_no_more_memory_than_one(folder):
+    """For arrays, and for a dataset; 8 MiB of data."""
+    arrays = SMALL.replace("COUNT, 4", "2000, 1024").replace("Input((4,))", "Input((1024,))")
+    dataset = arrays.replace(
+        "return (x, x[:, :3])", "import tensorflow as tf; return tf.data.Dataset.from_tensor_slices((x, x[:, :3]))"
+    )
+    for text in arrays, dataset:
+        yours(folder, text)
+        process = start(folder, "--epochs", 10_000, "--batch-size-per-replica", 500)
+        first = most = 0
+        while line := process.stdout.readline():
+            if found := re.match(r"epoch (\d+) of", line):
+                rows = pathlib.Path(f"/proc/{process.pid}/status").read_text() if sys.platform == "linux" else ""
+                used = int((re.search(r"VmRSS:\s+(\d+)", rows) or [0, 0])[1]) / 2**10
+                first, most = (used, used) if found[1] == "3" else (first, max(most, used))
+                if found[1] == "30":
+                    break
+        process.kill()
+        process.communicate()
+        assert first and most - first < 64, f"{most - first} MiB more after 30 epochs"
+        shutil.rmtree(folder / "run")
+
+
+def test_examples_that_are_read_one_by_one_are_not_all_in_memory(folder):
+    """3,000 images of 224 × 224, which are made when they are read: 1.7 GiB in all."""
+    text = """
+def build():
+    import keras
+
+    layers = [keras.Input((224, 224, 3)), keras.layers.GlobalAveragePooling2D(), keras.layers.Dense(1)]
+    model = keras.Sequential(layers)
+    model.compile("sgd", "mse")
+    return model
+
+def examples(path):
+    import tensorflow as tf
+
+    numbers = tf.data.Dataset.range(3000)
+    images = numbers.map(lambda i: (tf.fill((224, 224, 3), tf.cast(i, tf.float32)), tf.cast(i, tf.float32)[None]))
+    return images, images.take(64)
+"""
+    yours(folder, text)
+    process = start(folder, "--epochs", 1, "--shuffle-buffer-mib", 64)
+    most = 0
+    while process.poll() is None:
+        if sys.platform == "linux":
+            rows = pathlib.Path(f"/proc/{process.pid}/status").read_text()
+            most = max(most, int((re.search(r"VmRSS:\s+(\d+)", rows) or [0, 0])[1]) / 2**10)
+        time.sleep(0.2)
+    ends(process)
+    assert most < 1400, "TensorFlow itself takes some 600 MiB"
+
+
+def records(folder, name, numbers):
+    import tensorflow as tf
+
+    with tf.io.TFRecordWriter(str(folder / name)) as writer:
+        for number in numbers:
+            writer.write(tf.io.serialize_tensor(tf.constant([float(number)])).numpy())
+
+
+@pytest.mark.parametrize("files", [2, 1])
+def test_record_files_of_other_lengths(folder, files):
+    """Two processes: 400 and 112 examples, or one file of 512. It trains as one process does."""
+    parts = [range(400), range(400, 512)] if files == 2 else [range(512)]
+    for index, part in enumerate(parts):
+        records(folder, f"part-{index}.tfrecord", part)
+    text = """
+def examples(path):
+    import glob
+    import tensorflow as tf
+
+    def parsed(record):
+        number = tf.ensure_shape(tf.io.parse_tensor(record, tf.float32), (1,))
+        return number / 512, number
+
+    part = tf.data.TFRecordDataset(sorted(glob.glob("part-*"))).map(parsed)
+    return part, part.take(10)
+"""
+    yours(folder, NUMBERED + text)
+    ends(*start_two(folder, "--epochs", 1, "--run-folder", "two"))
+    one, other = drawn(folder)
+    assert sorted([*one, *other]) == list(range(512))
+    ends(start(folder, "--epochs", 1, "--run-folder", "one"))
+    assert numbers(folder / "two") == pytest.approx(numbers(folder / "one"), rel=1e-5)
+
+
+@each_backend
+def test_another_learning_rate_is_used(folder, backend):
+    """By the command line, and by build(); the digest is another one's."""
+    options = "--backend", backend
+    ends(start(folder, *options, "--epochs", 1, "--run-folder", "one"))
+    for name in "same", "other", "built":
+        shutil.copytree(folder / "one", folder / name)
+    same, _ = ends(start(folder, *options, "--epochs", 2, "--run-folder", "same"))
+    other, (said,) = ends(start(folder, *options, "--epochs", 2, "--run-folder", "other", "--learning-rate", "0.0001"))
+    changed(folder, (OPTIMIZER, "keras.optimizers.Adam(0.0001)"))
+    built, _ = ends(start(folder, *options, "--epochs", 2, "--run-folder", "built"))
+    assert other == built != same and "learning rate 0.0001, and no longer 0.002" in said
+
+
+def layers(count):
+    more = "".join(f"            keras.layers.Dense({10 + i}),\n" for i in range(count))
+    return FLAT, FLAT + more
+
+
+@each_backend
+def test_another_model_in_the_folder_is_refused(folder, backend):
+    changed(folder, layers(3))
+    ends(start(folder, "--backend", backend, "--epochs", 1))
+    for count in 4, 2:
+        changed(folder, layers(count))
+        sentence = refused(start(folder, "--backend", backend, "--epochs", 2))
+        assert re.search(r"^run holds another model's training \(\d+ arrays there, and \d+ in build", sentence)
+    changed(folder, layers(3), (OPTIMIZER, "keras.optimizers.Nadam(0.002)"))
+    assert "another model's training" in refused(start(folder, "--backend", backend, "--epochs", 2))
+
+
+@each_backend
+def test_a_damaged_or_missing_checkpoint(folder, backend):
+    options = "--backend", backend, "--epochs"
+    undisturbed, _ = ends(start(folder, *options, 3, "--run-folder", "calm"))
+    ends(start(folder, *options, 2))
+    _, newest = sorted((folder / "run" / "checkpoints").iterdir())
+    newest.write_bytes(newest.read_bytes()[:1000])
+    digest, (said,) = ends(start(folder, *options, 3))
+    assert digest == undisturbed and f"{newest.name} cannot be read (" in said and "epochs 2 to 3;" in said
+    assert [row["epoch"] for row in log(folder / "run")] == ["1", "2", "3"]
+    shutil.rmtree(folder / "run" / "checkpoints")
+    assert "has the log of a training, and no checkpoint" in refused(start(folder, *options, 4))
+    assert [row["epoch"] for row in log(folder / "run")] == ["1", "2", "3"], "nothing is overwritten"
+
+
+def test_one_metric_more(folder):
+    """A new column, in which the epochs before have nothing; patience reads the loss by its name."""
+    ends(start(folder, "--epochs", 2))
+    changed(folder, ('metrics=["accuracy"]', 'metrics=["accuracy", "sparse_top_k_categorical_accuracy"]'))
+    ends(start(folder, "--epochs", 4, "--patience", 3))
+    rows = log(folder / "run")
+    assert [bool(row["val_sparse_top_k_categorical_accuracy"]) for row in rows] == [False, False, True, True]
+    assert all(0 < float(row["val_accuracy"]) < 1 for row in rows)
+
+
+def test_a_bfloat16_layer_goes_on(folder):
+    changed(folder, ('Dense(10, dtype="float32")', 'Dense(10, dtype="bfloat16")'))
+    options = "--backend", "jax", "--epochs"
+    undisturbed, _ = ends(start(folder, *options, 2, "--run-folder", "calm"))
+    ends(start(folder, *options, 1))
+    assert ends(start(folder, *options, 2))[0] == undisturbed
+
+
+MASKED = """
+def build():
+    import keras
+
+    layers = [keras.Input((6,), dtype="int32"), keras.layers.Embedding(9, 4, mask_zero=True)]
+    model = keras.Sequential([*layers, keras.layers.Dense(9)])
+    model.compile("sgd", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+    return model
+
+def examples(path):
+    import numpy as np
+
+    x = np.random.RandomState(0).randint(1, 9, size=(256, 6)).astype("int32")
+    x[:128, 1:] = 0
+    return (x, x), (x, x)
+"""
+
+
+def test_masked_sequences(folder):
+    """Two processes: on TensorFlow each would divide by its own number of steps; JAX's train as one process does."""
+    yours(folder, MASKED)
+    assert "outputs are masked" in refused(*start_two(folder, "--epochs", 1))
+    assert "outputs are masked" in refused(start(folder, "--epochs", 1, "--logical-cpus", 2))
+    ends(*start_two(folder, "--backend", "jax", "--epochs", 1, "--run-folder", "two"))
+    ends(start(folder, "--backend", "jax", "--epochs", 1, "--run-folder", "one"))
+    assert numbers(folder / "two") == pytest.approx(numbers(folder / "one"), abs=1e-6)
+
+
+def test_what_it_leaves_loads_elsewhere(folder):
+    """On the other backend, with the reader's class registered."""
+    ends(start(folder, "--epochs", 1))
+    code = """
+import keras, numpy as np, runpy
+namespace = runpy.run_path("train.py")
+namespace["build"]()  # registers the class
+model = keras.saving.load_model("run/model.keras")
+_, (x, y) = namespace["examples"](None)
+print(keras.backend.backend(), *model.evaluate(x, y, verbose=0))
+"""
+    env = ENVIRONMENT | {"KERAS_BACKEND": "jax"}
+    said = subprocess.check_output([sys.executable, "-c", code], cwd=folder, env=env, text=True).split()
+    (row,) = log(folder / "run")
+    assert said[0] == "jax" and float(said[1]) == pytest.approx(float(row["val_loss"]), rel=1e-4)
+
+
+def test_data_precision_and_early_stopping(folder):
+    random = np.random.default_rng(0)
+    arrays = {f"x_{part}": random.normal(size=(64, 8, 8, 1)).astype("float32") for part in ("train", "test")}
+    arrays |= {f"y_{part}": random.integers(10, size=64) for part in ("train", "test")}  # nothing to be learnt
+    np.savez(folder / "noise.npz", **arrays)
+    (folder / "sklearn.py").write_text("raise ImportError")  # it is the sample data's only
+    options = "--data", "noise.npz", "--precision", "mixed_bfloat16", "--learning-rate", "0.1", "--clip-norm", "1"
+    for backend in BACKENDS:
+        own = "--backend", backend, "--run-folder", backend, "--epochs", "40", "--patience", "2"
+        ends(start(folder, *own, *options))
+        losses = [float(row["val_loss"]) for row in log(folder / backend)]
+        assert 3 <= len(losses) < 40 and min(losses) == losses[-3]
+        _, (printed,) = ends(start(folder, *own, *options))
+        assert f"epochs {len(losses) + 1} to {len(losses)};" in printed, "it had ended"
+
+
+def test_jax_takes_all_of_the_tasks_gpus_under_slurm(folder):
+    """Two processes that Slurm has started, as their variables say: JAX must not choose one GPU for each task."""
+    look = (
+        "        if jax.default_backend() ==",
+        "        print('chosen', jax._src.xla_bridge.CUDA_VISIBLE_DEVICES.value)\n",
+    )
+    changed(folder, (look[0], look[1] + look[0]))
+    config = {"cluster": {"worker": cluster.free_addresses(2)}}
+    processes = []
+    for index in range(2):
+        tf_config = json.dumps(config | {"task": {"type": "worker", "index": index}})
+        slurm = {"SLURM_JOB_ID": "1", "SLURM_NTASKS": "2", "SLURM_PROCID": str(index), "SLURM_LOCALID": "0"}
+        slurm |= {"SLURM_STEP_NODELIST": "n[0-1]", "SLURM_STEP_NUM_TASKS": "2", "SLURM_NODEID": str(index)}
+        slurm |= {"SLURM_STEP_TASKS_PER_NODE": "1(x2)", "TF_CONFIG": tf_config}
+        processes.append(start(folder, "--backend", "jax", "--epochs", 1, **slurm))
+    _, printed = ends(*processes)
+    assert all("chosen all\n" in text for text in printed)
