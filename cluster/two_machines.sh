@@ -2,9 +2,10 @@
 # train.py on two machines (or more), by hand:   bash cluster/two_machines.sh --epochs 10   
 # (arguments go to train.py; with --backend jax Keras trains on JAX)
 # Change the three lines with CHANGE-ME; as they are, this script refuses to run.
-HOSTS="CHANGE-ME-1 CHANGE-ME-2"     # names or addresses at which the machines reach each other, on a private network
-COURSE=/CHANGE-ME/course            # this clone with its .venv, at the same place on each of them
-RUN_FOLDER=/CHANGE-ME/run           # a folder that all of them share (NFS, say): checkpoints and the log
+HOSTS="CHANGE-ME-1 CHANGE-ME-2"     # names or addresses at which the machines reach each other, on a private network;
+                                    # with another user's name for ssh: me@10.0.0.1 me@fd00::2
+COURSE="/CHANGE-ME/course"          # this clone with its .venv, at the same place on each of them
+RUN_FOLDER="/CHANGE-ME/run"         # a folder that all of them share (NFS, say): checkpoints and the log
 #
 # Which port?  Any free one from 1024 up; the same on each machine.
 # Which way in?  PORT/tcp must be open between the machines and closed to everybody else, since TensorFlow asks for no
@@ -22,9 +23,15 @@ case "$HOSTS $COURSE $RUN_FOLDER" in *CHANGE-ME*)
 esac
 
 read -ra hosts <<< "$HOSTS"
-addresses=$(printf ', "%s"' "${hosts[@]/%/:$PORT}")
+addresses=
+for host in "${hosts[@]}"; do
+    name=${host#*@}  # less the user's name, which is for ssh alone
+    case "$name" in *:*) name="[$name]" ;; esac  # an IPv6 address
+    addresses+=", \"$name:$PORT\""
+done
 tf_config() { echo "{\"cluster\": {\"worker\": [${addresses:2}]}, \"task\": {\"type\": \"worker\", \"index\": $1}}"; }
-python="RUN_FOLDER=$RUN_FOLDER exec $COURSE/.venv/bin/python $COURSE/cluster/$PROGRAM $*"
+# %q: spaces and quotes get through the shell at the other end.
+python="RUN_FOLDER=$(printf %q "$RUN_FOLDER") exec$(printf ' %q' "$COURSE/.venv/bin/python" "$COURSE/cluster/$PROGRAM" "$@")"
 
 workers=()
 stop() { [ ${#workers[@]} -eq 0 ] || kill "${workers[@]}" 2> /dev/null; wait; }

@@ -178,10 +178,16 @@ def verdicts(check) -> list[tuple[str, str, str]]:
 
 
 def main() -> int:
-    """Print every check's lines as soon as they are known. Returns the exit code."""
+    """Print every check's lines as soon as they are known, in whatever encoding. Returns the exit code."""
+    arrow = "→"
+    try:
+        arrow.encode(sys.stdout.encoding)
+    except UnicodeEncodeError:  # Windows' cp1252, or ASCII
+        arrow = "->"
+        sys.stdout.reconfigure(errors="replace")
     worst = 0
     for check in CHECKS:
         for level, text, remedy in verdicts(check):
-            print(f"{level} {text}" + f"\n       → {remedy}" * bool(remedy), flush=True)
+            print(f"{level} {text}" + f"\n       {arrow} {remedy}" * bool(remedy), flush=True)
             worst |= level == FAIL
     return int(worst)

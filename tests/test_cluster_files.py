@@ -1,7 +1,10 @@
 """What a cluster needs besides processes: TF_CONFIG, built and diagnosed."""
 
 import json
+import os
+import pathlib
 import socket
+import subprocess
 
 import pytest
 
@@ -144,3 +147,34 @@ def test_a_look_up_that_takes_too_long(monkeypatch):
     found = check_tf_config(changed(cluster={"worker": ["slow.example:1"]}))
     release.set()
     assert found[0].startswith("worker 0's host 'slow.example' is not found")
+
+
+@pytest.mark.skipif(os.name == "nt", reason="bash, and stand-ins that are POSIX scripts")
+def test_two_machines_with_users_ipv6_spaces_and_quotes(tmp_path):
+    """A stand-in for ssh writes down where it is to go, and runs the command here; one for Python, what it gets."""
+    course, run = tmp_path / "it's a course", tmp_path / 'the "run"'
+    python = course / ".venv" / "bin" / "python"
+    python.parent.mkdir(parents=True)
+    told = tmp_path / "told"
+    told.mkdir()
+    python.write_text(f'#!/bin/bash\nprintf "%s\\n" "$TF_CONFIG" "$RUN_FOLDER" "$@" > {told}/$$\n')
+    (tmp_path / "ssh").write_text(f'#!/bin/bash\nshift 3\necho "$1" >> {tmp_path}/hosts\nexec bash -c "$2"\n')
+    for file in python, tmp_path / "ssh":
+        file.chmod(0o755)
+    text = (pathlib.Path(__file__).resolve().parent.parent / "cluster" / "two_machines.sh").read_text()
+    quoted = str(run).replace('"', '\\"')
+    for old, new in {"CHANGE-ME-1 CHANGE-ME-2": "me@10.0.0.1 fd00::2", "/CHANGE-ME/course": str(course),
+                     "/CHANGE-ME/run": quoted}.items():  # fmt: skip
+        assert text.count(old) == 1
+        text = text.replace(old, new)
+    (tmp_path / "two_machines.sh").write_text(text)
+    env = os.environ | {"PATH": f"{tmp_path}{os.pathsep}{os.environ['PATH']}"}
+    command = ["bash", tmp_path / "two_machines.sh", "--data", "two words.npz", "--epochs", "3"]
+    assert subprocess.run(command, env=env, timeout=300).returncode == 0
+    assert sorted((tmp_path / "hosts").read_text().split()) == ["fd00::2", "me@10.0.0.1"]
+    lines = [file.read_text().splitlines() for file in told.iterdir()]
+    configs = sorted((json.loads(line[0]) for line in lines), key=lambda config: config["task"]["index"])
+    assert [config["task"]["index"] for config in configs] == [0, 1]
+    assert configs[0]["cluster"]["worker"] == ["10.0.0.1:20111", "[fd00::2]:20111"]
+    expected = [str(run), f"{course}/cluster/train.py", "--data", "two words.npz", "--epochs", "3"]
+    assert [line[1:] for line in lines] == [expected] * 2

@@ -93,6 +93,16 @@ def test_tensorflow_is_missing_or_broken(python, tmp_path, fake, words):
     assert "worker processes start" in done.stdout
 
 
+@pytest.mark.parametrize("encoding", ["cp1252", "ascii"])
+def test_an_output_that_knows_no_arrow(monkeypatch, encoding):
+    written = io.BytesIO()
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(written, encoding=encoding))
+    monkeypatch.setattr(doctor, "CHECKS", [lambda: iter([(False, doctor.FAIL, "no Δ here", "do this")])])
+    assert doctor.main() == 1
+    sys.stdout.flush()
+    assert written.getvalue().decode(encoding) == "[FAIL] no ? here\n       -> do this\n"
+
+
 def test_tensorflow_that_never_loads(monkeypatch):
     def never(*args, timeout, **more):
         raise subprocess.TimeoutExpired(args[0], timeout)
