@@ -20,8 +20,9 @@ Keras' own `fit` trains wherever it runs: in one process on TensorFlow, and in a
 number of processes on JAX. Where it does not, in several processes on TensorFlow,
 the loop in `ByHand` calls the model's `train_step` in its place.
 
-SIGTERM and SIGUSR1 make all processes save at the same step, and end with exit
-code 75: started again, they go on with that step, as if nothing had happened.
+While it trains, SIGTERM and SIGUSR1 make all processes save at the same step, and end
+with exit code 75: started again, they go on with that step, and end with the weights
+of an undisturbed run. (Callbacks of your own begin anew at each start.)
 """
 
 import argparse
@@ -31,6 +32,7 @@ import csv
 import datetime
 import hashlib
 import importlib.util
+import inspect
 import io
 import itertools
 import json
@@ -109,8 +111,9 @@ def examples(path):
 
     Each of the two is (inputs, targets) or (inputs, targets, weights), as arrays, or
     as a `tf.data.Dataset` of single examples. Inputs and targets may be dicts or
-    tuples. A dataset is asked for anew in each epoch, so that what is drawn at random
-    in it is drawn anew: the same in all processes, since they draw with one seed.
+    tuples. Random numbers are seeded before, the same in all processes. If training
+    examples are a dataset, it is asked for anew in each epoch, with a seed of the
+    epoch's own: so it is augmented anew; but a random split needs a seed of yours.
     """
     import numpy as np
 
@@ -132,6 +135,7 @@ def callbacks(folder):
     """Return Keras callbacks of your own, new ones at each start.
 
     folder: where they may write; in all processes but the first it is thrown away.
+    Their `on_test_…` methods are not called.
     """
     return []
 
@@ -140,6 +144,7 @@ def callbacks(folder):
 
 CHECK_EVERY = 10
 """Calls of the training function between two questions whether a signal has come."""
+FIRST_SEED = 0
 KEPT_CHECKPOINTS = 2
 PROGRESS_SECONDS = 30
 SAVED = 75
@@ -388,6 +393,8 @@ class OnJax:
             flag = f" --xla_force_host_platform_device_count={options.logical_cpus}"
             os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + flag
             os.environ["JAX_PLATFORMS"] = "cpu"
+        # A tf.data.Dataset brings TensorFlow, which must leave the GPU's memory to JAX.
+        os.environ.setdefault("TF_FORCE_GPU_ALLOW_GROWTH", "true")
         import jax
         import keras
 
@@ -493,6 +500,21 @@ class OnTensorFlow:
     def before_reading(self, model):
         pass
 
+    def values_of_replicas(self, variable):
+        """Return the values that all replicas have of a variable, as rows."""
+        import numpy as np
+
+        own = self.strategy.experimental_local_results(variable.value)
+        gathered = self.gather(np.stack([value.numpy() for value in own]))
+        return gathered.reshape(self.replicas, *variable.shape)
+
+    def set_values_of_replicas(self, variable, values):
+        """Give each replica of this process its own row of these values."""
+        own = self.strategy.experimental_local_results(variable.value)
+        first = self.index * self.local_replicas
+        for row, copy in enumerate(own, start=first):
+            copy.assign(values[row])
+
     def peak_memory(self):
         """Return the bytes that the first GPU had in use at most, if there is one."""
         import tensorflow as tf
@@ -535,6 +557,23 @@ def is_dataset(part):
     return hasattr(part, "element_spec")
 
 
+def check_tensors(dataset):
+    """Refuse a dataset of what is no plain tensor."""
+    import keras
+
+    for spec in keras.tree.flatten(dataset.element_spec):
+        kind = type(spec).__name__
+        if kind != "TensorSpec":
+            refuse(
+                f"examples() returns a dataset with a {kind.removesuffix('Spec')}: "
+                "make it a plain tensor (tf.sparse.to_dense, ragged.to_tensor)"
+            )
+        if spec.dtype.name == "string" and keras.backend.backend() == "jax":
+            refuse(
+                "examples() returns strings, which JAX cannot take: encode them there"
+            )
+
+
 def as_arrays(part):
     """Return (inputs, targets[, weights]) with arrays in it, and no lists."""
     import keras
@@ -566,18 +605,44 @@ def size_of(batch):
     return len(keras.tree.flatten(batch)[0])
 
 
+def fingerprint(part):
+    """Return a number that all examples decide together, whatever their order."""
+    import keras
+    import numpy as np
+
+    batches = part.batch(256).as_numpy_iterator() if is_dataset(part) else [part]
+    total = 0
+    for batch in batches:
+        arrays = [np.asarray(array) for array in keras.tree.flatten(batch)]
+        for row in range(len(arrays[0])):
+            content = b"".join(contents(array[row]) for array in arrays)
+            total += int.from_bytes(hashlib.sha256(content).digest()[:8], "big")
+    return total
+
+
+def contents(array):
+    """Return the bytes of an array; those of an object array are other objects'."""
+    import numpy as np
+
+    array = np.ascontiguousarray(array)
+    return repr(array.tolist()).encode() if array.dtype.hasobject else array.tobytes()
+
+
 class Data:
     """What `examples` returns: batches of all processes' examples, and their digest.
 
     batch_size: examples of all replicas together. buffer: bytes for shuffling datasets.
     """
 
-    def __init__(self, path, batch_size, buffer, first_epoch):
+    def __init__(self, path, batch_size, buffer):
         self.path, self.batch_size = path, batch_size
-        self.training, self.validation = self.ask(first_epoch)
+        # One seed at every start: else a split drawn at random would be another one.
+        self.training, self.validation = self.ask(FIRST_SEED)
         self.counts = [self.count(part) for part in (self.training, self.validation)]
+        self.buffer = self.counts[0]
         if is_dataset(self.training):
             self.buffer = self.buffer_size(buffer)
+            self.check_split()
         self.steps = self.counts[0] // batch_size
         if not self.steps:
             refuse(
@@ -587,13 +652,27 @@ class Data:
         if not self.counts[1]:
             refuse("examples() returns nothing to validate with")
 
-    def ask(self, epoch):
-        """Return what `examples` returns when it draws with this epoch's seed."""
+    def check_split(self):
+        """Refuse a split that each epoch would draw anew, and so train on tests."""
+        _, other = self.ask(FIRST_SEED + 1)
+        if fingerprint(self.validation) != fingerprint(other):
+            refuse(
+                "examples() draws what to validate with at random, and would draw it "
+                "anew in each epoch: give the split, or what shuffles before it, its "
+                "own seed"
+            )
+
+    def ask(self, seed):
+        """Return what `examples` returns when it draws with this seed."""
         had_tensorflow = "tensorflow" in sys.modules
-        seed_everything(epoch)
+        seed_everything(seed)
         parts = examples(self.path)
+        if is_dataset(parts) or len(parts) != 2:
+            refuse(
+                "examples() must return two: what to train on, what to validate with"
+            )
         if not had_tensorflow and any(map(is_dataset, parts)):
-            seed_everything(epoch)  # TensorFlow's too, which examples() has imported
+            seed_everything(seed)  # TensorFlow's too, which examples() has imported
             parts = examples(self.path)
         return [part if is_dataset(part) else as_arrays(part) for part in parts]
 
@@ -601,6 +680,8 @@ class Data:
         """Return how many examples there are, which may mean to read them all once."""
         import keras
 
+        if is_dataset(part):
+            check_tensors(part)
         if not is_dataset(part):
             lengths = sorted({len(array) for array in keras.tree.flatten(part)})
             if len(lengths) > 1:
@@ -640,12 +721,14 @@ class Data:
 
     def batches_of_dataset(self, epoch):
         """Yield batches of a dataset that is made anew, with the epoch's own seeds."""
-        training, _ = self.ask(epoch)
+        training, _ = self.ask(FIRST_SEED + 1 + epoch)
         shuffled = training.shuffle(
             self.buffer, seed=epoch, reshuffle_each_iteration=False
         )
         batches = shuffled.batch(self.batch_size, drop_remainder=True)
-        yield from batches.take(self.steps).prefetch(2).as_numpy_iterator()
+        # Where examples are left out at random, some epochs have fewer than the first.
+        batches = batches.repeat().take(self.steps).prefetch(2)
+        yield from batches.as_numpy_iterator()
 
     def validation_batches(self):
         """Yield batches of what to validate with; the last one may be smaller."""
@@ -658,12 +741,20 @@ class Data:
     def digest(self, epoch):
         """Return a digest of the first batches: the same in all processes."""
         import keras
-        import numpy as np
 
         digest = hashlib.sha256(json.dumps(self.counts).encode())
         for batches in self.batches(epoch), self.validation_batches():
-            for array in keras.tree.flatten(next(batches)):
-                digest.update(np.ascontiguousarray(array).tobytes())
+            try:
+                batch = next(batches)
+            except Exception as problem:
+                if "Cannot batch tensors with different shapes" not in str(problem):
+                    raise
+                refuse(
+                    "examples() returns examples of different shapes: bring them to "
+                    "one, by cutting and padding each"
+                )
+            for array in keras.tree.flatten(batch):
+                digest.update(contents(array))
         return digest.digest()
 
 
@@ -761,11 +852,13 @@ def create_model(options, backend, data):
         if not model.trainable_variables:
             refuse("build() returns a model without trainable weights")
         check_loss(model, batch, backend)
-        set_what_works(model, backend)
+        check_train_step(model, backend)
+        drop_or_refuse_what_fails(model, backend)
         set_accumulation(model.optimizer, options.accumulate, backend)
         set_learning_rate(model.optimizer, options)
         set_clipping(model.optimizer, options.clip_norm, backend)
         model.optimizer.build(model.trainable_variables)
+    tell_of_layers(model, backend)
     return model
 
 
@@ -788,6 +881,11 @@ def check_loss(model, batch, backend):
             "its own number of unmasked steps: use --backend jax"
         )
     for loss in keras.tree.flatten(model.loss):
+        if returns_a_scalar(loss, batch, outputs):
+            refuse(
+                "a loss returns one number for all examples, which each replica would "
+                "count in full: return one for each example, or use --backend jax"
+            )
         if getattr(loss, "reduction", "") == "mean_with_sample_weight":
             refuse(
                 'with reduction="mean_with_sample_weight" each replica would divide '
@@ -795,7 +893,65 @@ def check_loss(model, batch, backend):
             )
 
 
-def set_what_works(model, backend):
+def returns_a_scalar(loss, batch, outputs):
+    """Return whether a loss has averaged already, by calling it with an output."""
+    import keras
+
+    try:
+        loss = keras.losses.get(loss)
+        call = loss.call if isinstance(loss, keras.losses.Loss) else loss
+        _, targets, _ = keras.utils.unpack_x_y_sample_weight(batch)
+        for target, output in zip(keras.tree.flatten(targets), outputs, strict=True):
+            with contextlib.suppress(Exception):  # another output's loss
+                return len(call(target, output).shape) == 0
+    except (TypeError, ValueError):
+        pass
+    return False
+
+
+def check_train_step(model, backend):
+    """Refuse a train_step of the reader's in which replicas would add up means.
+
+    Keras' own losses are divided by the number of replicas; a mean is not.
+    """
+    step = model.train_step
+    if (
+        backend.replicas == 1
+        or isinstance(backend, OnJax)
+        or not is_of_the_reader(step)
+    ):
+        return
+    with contextlib.suppress(OSError):  # its source is nowhere
+        text = inspect.getsource(step.__func__)
+        knows = "compute_loss", "compute_average_loss", "num_replicas", ".train_step("
+        if not any(word in text for word in knows):
+            refuse(
+                "train_step averages by itself, and replicas of TensorFlow would add "
+                "up their averages: call self.compute_loss, or divide the loss by tf."
+                "distribute.get_strategy().num_replicas_in_sync, or use --backend jax"
+            )
+
+
+def tell_of_layers(model, backend):
+    """Say which layers train in another way on several replicas of TensorFlow."""
+    import keras
+
+    if backend.replicas == 1 or isinstance(backend, OnJax) or backend.index:
+        return
+    layers = model._flatten_layers()
+    normal = keras.layers.BatchNormalization
+    normals = [each for each in layers if isinstance(each, normal)]
+    apart = [each.name for each in normals if not each.synchronized]
+    if apart:
+        say(
+            f"{', '.join(apart)}: each replica takes the statistics of its own "
+            "examples (synchronized=True takes all)"
+        )
+    if any("seed_generator" in variable.path for variable in model.variables):
+        say("random layers (Dropout, …) draw the same numbers on all replicas")
+
+
+def drop_or_refuse_what_fails(model, backend):
     """Leave out what makes steps faster and fails on several replicas of TensorFlow."""
     if backend.replicas == 1 or isinstance(backend, OnJax):
         return
@@ -810,6 +966,11 @@ def set_what_works(model, backend):
     if model.jit_compile:
         model.jit_compile = False
         say("jit_compile is left out: on several replicas of TensorFlow it fails")
+    if model.run_eagerly and backend.processes > 1:
+        say(
+            "run_eagerly is left out: several processes of TensorFlow compile their "
+            "steps"
+        )
     if model.steps_per_execution > 1 and not backend.simulated:
         model.steps_per_execution = 1
         say(
@@ -832,9 +993,7 @@ def set_accumulation(optimizer, batches, backend):
 
 def set_learning_rate(optimizer, options):
     """Set the rate of the command line, unless the optimizer has a schedule."""
-    from keras.optimizers.schedules import LearningRateSchedule
-
-    if isinstance(inner(optimizer)._learning_rate, LearningRateSchedule):
+    if has_schedule(optimizer):
         for option in "learning_rate", "warm_up_steps":
             if getattr(options, option):
                 name = "--" + option.replace("_", "-")
@@ -845,12 +1004,16 @@ def set_learning_rate(optimizer, options):
         optimizer.learning_rate = options.learning_rate
 
 
+def has_schedule(optimizer):
+    """Return whether the learning rate is no variable, but a schedule or a function."""
+    return not hasattr(inner(optimizer)._learning_rate, "assign")
+
+
 def rate_of(optimizer):
     """Return the learning rate as a float; None where a schedule decides."""
     import keras
-    from keras.optimizers.schedules import LearningRateSchedule
 
-    if isinstance(inner(optimizer)._learning_rate, LearningRateSchedule):
+    if has_schedule(optimizer):
         return None
     return float(keras.ops.convert_to_numpy(optimizer.learning_rate))
 
@@ -861,13 +1024,21 @@ def set_clipping(optimizer, clip_norm, backend):
     On JAX the optimizer does. On TensorFlow each replica would clip its own gradient
     before they are added up: so they are added up first. What is applied then is added
     up once more, and therefore divided by the number of replicas.
+
+    float16's loss scaling needs the sum first, too: it leaves out a step in which a
+    gradient is not finite, and all replicas must leave out the same steps.
     """
     wrapped = inner(optimizer)
     if clip_norm:
         wrapped.clipnorm = wrapped.clipvalue = None
         wrapped.global_clipnorm = clip_norm
     rules = wrapped.clipnorm, wrapped.clipvalue, wrapped.global_clipnorm
-    if not any(rules) or isinstance(backend, OnJax) or backend.replicas == 1:
+    scales = wrapped is not optimizer
+    if (
+        isinstance(backend, OnJax)
+        or backend.replicas == 1
+        or not (any(rules) or scales)
+    ):
         return
     import tensorflow as tf
 
@@ -880,9 +1051,12 @@ def set_clipping(optimizer, clip_norm, backend):
             return [tf.clip_by_norm(gradient, clipnorm) for gradient in gradients]
         if global_clipnorm:
             return tf.clip_by_global_norm(gradients, global_clipnorm)[0]
-        return [
-            tf.clip_by_value(gradient, -clipvalue, clipvalue) for gradient in gradients
-        ]
+        if clipvalue:
+            return [
+                tf.clip_by_value(gradient, -clipvalue, clipvalue)
+                for gradient in gradients
+            ]
+        return gradients
 
     def apply_clipped(gradients, variables=None):
         context = tf.distribute.get_replica_context()
@@ -996,24 +1170,49 @@ class State:
             lines.append(f"{path} {tuple(variable.shape)} {variable.dtype}")
         return lines
 
+    def apart(self):
+        """Return the variables of which each replica has a value of its own.
+
+        On TensorFlow these are the moving statistics of BatchNormalization and the
+        like: what a layer assigns to itself, and no optimizer keeps equal.
+        """
+        if isinstance(self.backend, OnJax) or self.backend.replicas == 1:
+            return []
+        variables = self.model.non_trainable_variables
+        return [each for each in variables if "float" in str(each.dtype)]
+
+    def average(self):
+        """Give all replicas the average of what each has kept for itself.
+
+        So there is one model to validate with and to save. All processes must call it.
+        """
+        for variable in self.apart():
+            variable.assign(self.backend.values_of_replicas(variable).mean(axis=0))
+
     def read(self):
         """Return all values, and those of the metrics; all processes must ask together.
 
-        What replicas of TensorFlow keep apart, and is averaged when it is read, is set
-        to the average: so training goes on as it does after it is restored.
+        Of a variable that replicas keep apart there is a row for each replica.
         """
         self.backend.before_reading(self.model)
-        values = []
-        for variable in self.variables():
-            values.append(as_array(variable))
-            if keeps_replicas_apart(variable):
-                variable.assign(values[-1])
+        apart = {id(variable) for variable in self.apart()}
+        values = [
+            self.backend.values_of_replicas(variable)
+            if id(variable) in apart
+            else as_array(variable)
+            for variable in self.variables()
+        ]
         metrics = [as_array(variable) for variable in self.model.metrics_variables]
         return values, metrics
 
     def set(self, values):
         for variable, value in zip(self.variables(), values, strict=True):
-            variable.assign(value)
+            if value.ndim == len(variable.shape):
+                variable.assign(value)
+            elif len(value) == self.backend.replicas and self.apart():
+                self.backend.set_values_of_replicas(variable, value)
+            else:  # saved by another number of replicas
+                variable.assign(value.mean(axis=0))
 
     def differences(self, lines):
         """Return how this model differs from one that was described so, in words."""
@@ -1035,14 +1234,12 @@ def as_array(variable):
     return np.asarray(keras.ops.convert_to_numpy(variable))
 
 
-def keeps_replicas_apart(variable):
-    """Return whether each of TensorFlow's replicas has a value of its own."""
-    kind = getattr(variable.value, "synchronization", None)
-    return getattr(kind, "name", "") == "ON_READ"
-
-
 class Log:
-    """log.csv: a row for each epoch, each metric below its name."""
+    """log.csv: a row for each epoch, each metric below its name.
+
+    All processes read the same file, since they decide by it when to stop; the first
+    one writes it.
+    """
 
     def __init__(self, path):
         self.path, self.rows = path, []
@@ -1067,7 +1264,9 @@ class Log:
 
     def epochs_since_best(self):
         """Return how many epochs ago the validation loss was lowest."""
-        losses = [float(row["val_loss"]) for row in self.rows if row.get("val_loss")]
+        losses = [row.get("val_loss", "") for row in self.rows]
+        losses = [float(loss) for loss in losses if loss != ""]
+        losses = [math.inf if math.isnan(loss) else loss for loss in losses]
         if not losses:
             return 0
         return len(losses) - 1 - losses.index(min(losses))
@@ -1086,7 +1285,8 @@ class Validation:
     What can be divided by the number of replicas is evaluated by all of them. Of the
     few examples that are left, every replica gets each: so no replica is without one,
     and what the metrics have added up for them is divided by the number of replicas.
-    (Keras' metrics are such sums: totals and counts, true and false positives.)
+    (Keras' metrics are such sums: totals and counts, true and false positives. A loss
+    with reduction="sum" has no value for all examples: Keras averages batches' sums.)
     """
 
     def __init__(self, data, backend, evaluate, limit=None):
@@ -1124,43 +1324,67 @@ class Validation:
 
     def results(self, model):
         """Return all metrics of all examples, as a dict of floats."""
-        import numpy as np
-
-        totals = None
+        totals, logs = None, {}
         if self.steps:
             if self.even is None:
                 self.even = for_keras(self.even_batches, self.steps)
-            self.evaluate(model, self.even)
+            logs = self.evaluate(model, self.even)
             totals = [as_array(variable) for variable in model.metrics_variables]
         else:
             list(self.even_batches())  # there are none, but some are left over
         if self.left_over and self.counts_all:
-            if self.rest is None:
-                self.rest = for_keras(self.left_over_batches, len(self.left_over))
-            self.evaluate(model, self.rest)
-            added = [as_array(variable) for variable in model.metrics_variables]
-            added = [add / self.backend.replicas for add in added]
-            for variable, total, add in zip(
-                model.metrics_variables, totals or [0] * len(added), added, strict=True
-            ):
-                variable.assign(np.asarray(total + add).astype(variable.dtype))
-        results = model.get_metrics_result()
-        return {name: float(value) for name, value in flat(results).items()}
+            logs = self.add_left_over(model, totals)
+        return flat(logs)
+
+    def add_left_over(self, model, totals):
+        """Return the metrics of all examples, by what they have added up (`totals`)."""
+        import numpy as np
+
+        if self.rest is None:
+            self.rest = for_keras(self.left_over_batches, len(self.left_over))
+        logs = self.evaluate(model, self.rest)
+        if set(logs) != set(model.get_metrics_result()):
+            refuse(
+                "test_step returns what is no metric of the model, and "
+                f"{len(self.left_over)} examples cannot be shared by "
+                f"{self.backend.replicas} replicas: validate with so many fewer"
+            )
+        added = [as_array(variable) for variable in model.metrics_variables]
+        totals = totals or [0] * len(added)
+        copies = self.backend.replicas
+        for variable, total, add in zip(
+            model.metrics_variables, totals, added, strict=True
+        ):
+            variable.assign(np.asarray(total + add / copies).astype(variable.dtype))
+        return model.get_metrics_result()
 
 
 def flat(results, prefix=""):
-    """Return metrics as {name: number}; Keras nests those of several outputs."""
+    """Return metrics as {name: number}.
+
+    Keras nests those of several outputs; some, such as F1Score, have a number for each
+    class: f1_score_0, f1_score_1, …
+    """
+    import numpy as np
+
     found = {}
-    for name, value in results.items():
+    for name, value in sorted(results.items()):  # Keras sorts them here, and not there
         if isinstance(value, dict):
             found |= flat(value, f"{prefix}{name}_")
+            continue
+        numbers = np.asarray(value, "float64")
+        if numbers.ndim == 0:
+            found[prefix + name] = float(numbers)
         else:
-            found[prefix + name] = value
+            each = enumerate(numbers.ravel())
+            found |= {
+                f"{prefix}{name}_{index}": float(number) for index, number in each
+            }
     return found
 
 
 def evaluate_with_keras(model, batches):
-    model.evaluate(batches, verbose=0)
+    return model.evaluate(batches, verbose=0, return_dict=True)
 
 
 class ByHand:
@@ -1174,17 +1398,21 @@ class ByHand:
         import tensorflow as tf
 
         self.model, self.backend = model, backend
-        strategy = backend.strategy
 
-        @tf.function(reduce_retracing=True)
-        def train(batch):
-            strategy.run(model.train_step, args=(batch,))
+        def on_all(step):
+            own = is_of_the_reader(step)
 
-        @tf.function(reduce_retracing=True)
-        def test(batch):
-            strategy.run(model.test_step, args=(batch,))
+            @tf.function(reduce_retracing=True)
+            def call(batch):
+                logs = backend.strategy.run(step, args=(batch,))
+                if not own:  # what Keras' own step returns are the metrics
+                    return {}
+                mean = backend.strategy.reduce
+                return {name: mean("MEAN", logs[name], axis=None) for name in logs}
 
-        self.train, self.test = train, test
+            return call
+
+        self.train, self.test = on_all(model.train_step), on_all(model.test_step)
 
     def divide(self, batch):
         """Give each replica of this process its part of the process's share."""
@@ -1199,35 +1427,47 @@ class ByHand:
 
     def evaluate(self, model, batches):
         model.reset_metrics()
+        logs = {}
         for batch in batches:
-            self.test(self.divide(batch))
+            logs = self.test(self.divide(batch))
+        return self.results(logs)
+
+    def results(self, logs):
+        """Return what `fit` shows: the metrics, or what the reader's step returns."""
+        metrics = self.model.get_metrics_result()
+        return metrics if not logs or set(logs) == set(metrics) else logs
 
     def fit(self, batches, initial_epoch, epochs, callbacks, logs_for_batches):
         import keras
 
         model = self.model
-        self.evaluate(model, batches.take(1))  # makes what the metrics count with
+        params = {"epochs": epochs, "steps": len(batches), "verbose": 0}
         callbacks = keras.callbacks.CallbackList(
-            callbacks, add_history=True, model=model, epochs=epochs, steps=len(batches)
+            callbacks, add_history=True, model=model, **params
         )
         model.stop_training = False
         callbacks.on_train_begin()
+        logs = {}
         for epoch in range(initial_epoch, epochs):
             model.reset_metrics()
             callbacks.on_epoch_begin(epoch)
             for step, batch in enumerate(batches):
                 callbacks.on_train_batch_begin(step)
-                self.train(self.divide(batch))
-                logs = model.get_metrics_result() if logs_for_batches else {}
-                callbacks.on_train_batch_end(step, logs)
+                logs = self.train(self.divide(batch))
+                shown = flat(self.results(logs)) if logs_for_batches else {}
+                callbacks.on_train_batch_end(step, shown)
                 if model.stop_training:
                     break
-            results = model.get_metrics_result()
-            logs = {name: float(value) for name, value in flat(results).items()}
+            logs = flat(self.results(logs))
             callbacks.on_epoch_end(epoch, logs)
             if model.stop_training:
                 break
-        callbacks.on_train_end()
+        callbacks.on_train_end(logs)
+
+
+def is_of_the_reader(method):
+    """Return whether a model's method is not Keras' own."""
+    return not method.__func__.__module__.startswith("keras.")
 
 
 def create_keeper(run):
@@ -1258,16 +1498,14 @@ def create_keeper(run):
 class Run:
     """One training: the model, its data, its folder, and how far it is."""
 
-    def __init__(self, options, backend, data, model, folder, restored):
-        self.options, self.backend, self.data, self.model = (
-            options,
-            backend,
-            data,
-            model,
-        )
-        self.folder = folder
+    def __init__(self, options, backend, data, model, restored, writes_to):
+        self.options, self.backend = options, backend
+        self.data, self.model = data, model
+        self.writes_to = writes_to
         self.state = State(model, backend)
-        self.checkpoints, self.log = Checkpoints(folder), Log(folder / "log.csv")
+        self.checkpoints = Checkpoints(writes_to)
+        self.log = Log(options.run_folder / "log.csv")
+        self.log.path = writes_to / "log.csv"
         self.by_hand = None
         if isinstance(backend, OnTensorFlow) and backend.processes > 1:
             self.by_hand = ByHand(model, backend)
@@ -1275,12 +1513,11 @@ class Run:
         limit = 1 if options.dry_run else None
         self.validation = Validation(data, backend, evaluate, limit)
         self.rate = rate_of(model.optimizer)
-        self.signalled = False
         self.calls = 0
         self.epoch, self.step, self.metrics = 0, 0, []
         if restored:
             self.go_on(*restored)
-        self.first_epoch, self.first_step = self.epoch, self.step
+        self.first_epoch = self.epoch
         self.shares = None
         self.steps_before = 0
 
@@ -1298,30 +1535,51 @@ class Run:
             say(f"learning rate {rate:g}, and no longer {facts['learning_rate']}")
             self.model.optimizer.learning_rate = rate
         self.epoch, self.step = facts["epoch"], facts["step"]
-        sizes = facts["batch_size"], self.data.batch_size
-        if self.step and sizes[0] != sizes[1]:
+        if self.step and facts["epoch_of"] != self.epoch_of():
             refuse(
-                f"the training stopped within an epoch of batches of {sizes[0]}, and "
-                f"these have {sizes[1]}: take the same replicas and batch size"
+                f"the training stopped within an epoch of {facts['epoch_of']}, and "
+                f"this one is of {self.epoch_of()}: take the same data, options and "
+                "replicas"
             )
-        self.metrics = facts["metrics"]
+        self.metrics = facts["metrics"] if self.step else []
         self.log.forget_after(self.epoch)
+
+    def epoch_of(self):
+        """Return what decides which examples are in which step, in words."""
+        return (
+            f"{self.data.counts[0]} examples, {self.data.batch_size} a step on "
+            f"{self.backend.replicas} replicas, shuffled by {self.data.buffer}"
+        )
 
     # While it trains
 
     def fit(self):
         """Train until the last epoch, or until patience ends."""
-        own = callbacks(self.folder)
+        own = callbacks(self.writes_to)
         before, after = create_keeper(self)
         all_callbacks = [before, *own, after]
         logs_for_batches = any(map(wants_logs_of_batches, own))
         epochs = self.options.epochs
         if self.step:  # what is left of the epoch in which it was stopped
-            self.fit_epochs(self.epoch + 1, all_callbacks, logs_for_batches)
-        if self.epoch < epochs and not self.has_ended():
-            self.fit_epochs(epochs, all_callbacks, logs_for_batches)
+            self.fit_until(self.epoch + 1, all_callbacks, logs_for_batches)
+        stopped = self.has_ended() or getattr(self.model, "stop_training", False)
+        if self.epoch < epochs and not stopped:
+            self.fit_until(epochs, all_callbacks, logs_for_batches)
 
-    def fit_epochs(self, epochs, all_callbacks, logs_for_batches):
+    def create_metrics(self):
+        """Make the variables of the metrics, which otherwise the first step makes."""
+        batches = Shares(self.data, self.backend, self.epoch, limit=1).for_keras()
+        kept = (
+            self.model.non_trainable_variables
+        )  # a GRU draws random numbers here, too
+        values = [as_array(variable) for variable in kept if is_seed(variable)]
+        self.validation.evaluate(self.model, batches)
+        for variable, value in zip(filter(is_seed, kept), values, strict=True):
+            variable.assign(value)
+
+    def fit_until(self, epochs, all_callbacks, logs_for_batches):
+        if self.step or self.by_hand:
+            self.create_metrics()
         limit = 4 if self.options.dry_run else None
         self.shares = Shares(self.data, self.backend, self.epoch, self.step, limit)
         self.steps_before = self.step
@@ -1337,11 +1595,10 @@ class Run:
         import numpy as np
 
         self.shares.epoch = epoch
-        if self.metrics and self.step:
+        if self.metrics:  # of the part of this epoch that was trained before a signal
             own = self.model.metrics_variables
-            if len(own) == len(self.metrics):
-                for variable, value in zip(own, self.metrics, strict=True):
-                    variable.assign(np.asarray(value, variable.dtype))
+            for variable, value in zip(own, self.metrics, strict=True):
+                variable.assign(np.asarray(value, variable.dtype))
         self.metrics = []
         self.epoch_started = self.shown = time.monotonic()
         self.step_times = []
@@ -1363,7 +1620,7 @@ class Run:
                     f"epoch {self.epoch + 1}: step {done} of {self.data.steps}; {speed}"
                 )
         self.calls += 1
-        if self.calls % CHECK_EVERY == 0 and any_of(self.backend, self.signalled):
+        if self.calls % CHECK_EVERY == 0 and any_of(self.backend, bool(SIGNALLED)):
             self.save(self.epoch, done, with_metrics=True)
             raise Saved
 
@@ -1382,8 +1639,10 @@ class Run:
         return f"{rate:,.0f} examples/s, {datetime.timedelta(seconds=round(left))} left"
 
     def validate(self, logs):
-        self.trained_seconds = time.monotonic() - self.epoch_started
-        training = {name: float(value) for name, value in flat(logs).items()}
+        self.step_times.append(time.monotonic())
+        self.trained_seconds = self.step_times[-1] - self.epoch_started
+        training = flat(logs)
+        self.state.average()
         results = self.validation.results(self.model)
         logs.clear()
         logs.update(training)
@@ -1392,7 +1651,9 @@ class Run:
     def keep(self, done, logs):
         """Keep an epoch that is done: its row, its weights, and a checkpoint."""
         speed = self.speed(self.shares.steps, self.trained_seconds)
-        results = {name: float(value) for name, value in logs.items()}
+        results = flat(logs)
+        if self.options.patience and "val_loss" not in results:
+            refuse("--patience needs a val_loss, and the model's test_step gives none")
         self.log.forget_after(done - 1)
         self.log.add(done, results)
         self.epoch, self.step, self.steps_before = done, 0, 0
@@ -1400,13 +1661,13 @@ class Run:
         if not self.options.dry_run:
             self.log.write()
             if self.log.epochs_since_best() == 0:
-                self.model.save_weights(self.folder / "best.weights.h5")
+                self.model.save_weights(self.writes_to / "best.weights.h5")
             self.save(done, 0)
             self.write_events(done, results)
         if self.backend.index == 0:
             words = ", ".join(f"{name} {value:.4f}" for name, value in results.items())
             say(f"epoch {done} of {self.options.epochs}: {words}; {speed}")
-        if any_of(self.backend, self.signalled) and done < self.options.epochs:
+        if any_of(self.backend, bool(SIGNALLED)) and done < self.options.epochs:
             raise Saved
 
     def has_ended(self):
@@ -1420,7 +1681,7 @@ class Run:
             "epoch": epoch,
             "step": step,
             "learning_rate": self.rate,
-            "batch_size": self.data.batch_size,
+            "epoch_of": self.epoch_of(),
             "variables": self.state.describe(),
             "metrics": [value.tolist() for value in metrics] if with_metrics else [],
         }
@@ -1435,7 +1696,7 @@ class Run:
             return
         import tensorflow as tf
 
-        writer = tf.summary.create_file_writer(str(self.folder / "events"))
+        writer = tf.summary.create_file_writer(str(self.writes_to / "events"))
         with writer.as_default(step=epoch):
             for name, value in results.items():
                 tf.summary.scalar(name, value)
@@ -1445,9 +1706,9 @@ class Run:
 
     def write_model(self):
         """Write the last weights, and the model with its architecture."""
-        self.model.save_weights(self.folder / "last.weights.h5")
+        self.model.save_weights(self.writes_to / "last.weights.h5")
         try:
-            self.model.save(self.folder / "model.keras")
+            self.model.save(self.writes_to / "model.keras")
         except Exception as problem:  # a layer without get_config, say
             why = str(problem).strip().splitlines()[0]
             say(f"model.keras cannot be written ({why}): use last.weights.h5")
@@ -1460,7 +1721,10 @@ class Run:
         """Return how large the model is, how fast its steps were, what they took."""
         import resource
 
-        seconds = min(b - a for a, b in itertools.pairwise(self.step_times))
+        # The first calls compile; a call makes several steps if the model says so.
+        calls = [end - begin for begin, end in itertools.pairwise(self.step_times)]
+        steps_a_call = 1 if self.by_hand else self.model.steps_per_execution
+        seconds = min(calls) / min(steps_a_call, self.shares.steps)
         peak = self.backend.peak_memory()
         device = f"{peak / 2**20:,.0f} MiB of the first device" if peak else "a CPU"
         host = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10
@@ -1476,20 +1740,33 @@ class Run:
         ]
 
 
+def is_seed(variable):
+    return "seed_generator" in variable.path
+
+
 def wants_logs_of_batches(callback):
     """Return whether a callback looks at what each batch gives."""
     import keras
 
-    hooks = ("on_train_batch_end", "on_batch_end")
-    default = keras.callbacks.Callback
-    return any(
-        getattr(type(callback), name) is not getattr(default, name) for name in hooks
-    )
+    for name in "on_train_batch_end", "on_batch_end":
+        hook = getattr(
+            callback, name
+        )  # a function of the object's own, in LambdaCallback
+        default = getattr(keras.callbacks.Callback, name)
+        if getattr(hook, "__func__", hook) is not default:
+            return True
+    return False
 
 
-def listen_for_signals(run):
+SIGNALLED = []
+"""The signals that have come since `listen_for_signals`."""
+
+
+def listen_for_signals():
+    """Note SIGTERM and SIGUSR1 from now on, instead of ending."""
+
     def note(number, frame):
-        run.signalled = True
+        SIGNALLED.append(number)
 
     for name in SIGNALS:
         if hasattr(signal, name):  # Windows has no SIGUSR1
@@ -1527,16 +1804,22 @@ def train(options):
     check_backend(options.backend)
     kind = OnJax if options.backend == "jax" else OnTensorFlow
     backend = kind(place, options)
+    listen_for_signals()  # only now: jax.distributed listens for itself
     restored = restore(options)
-    first_epoch = restored[0]["epoch"] if restored else 0
+    progress = [restored[0][fact] for fact in ("epoch", "step")] if restored else [0, 0]
+    if not all_equal(backend, json.dumps(progress).encode()):
+        refuse(
+            f"this process finds epoch {progress[0]}, step {progress[1]} in "
+            f"{options.run_folder}, and others do not: all must reach the same folder"
+        )
     batch_size = options.batch_size_per_replica * backend.replicas
     buffer = options.shuffle_buffer_mib * 2**20
-    data = Data(options.data, batch_size, buffer, first_epoch)
-    if not all_equal(backend, data.digest(first_epoch)):
+    data = Data(options.data, batch_size, buffer)
+    if not all_equal(backend, data.digest(progress[0])):
         refuse(
             "examples() returns other examples, or another order, in each process: "
-            "read files in sorted order, and draw with the global seed of NumPy or "
-            "TensorFlow"
+            "read files in sorted order, draw with the global seed of NumPy or "
+            "TensorFlow, and never at random in a map with num_parallel_calls"
         )
     model = create_model(options, backend, data)
     with contextlib.ExitStack() as stack:
@@ -1546,10 +1829,9 @@ def train(options):
         ):  # all save together; the first one's is kept
             folder = pathlib.Path(stack.enter_context(tempfile.TemporaryDirectory()))
         folder.mkdir(parents=True, exist_ok=True)
-        run = Run(options, backend, data, model, folder, restored)
+        run = Run(options, backend, data, model, restored, folder)
         finalize = model.optimizer.finalize_variable_values
         model.optimizer.finalize_variable_values = lambda variables: None
-        listen_for_signals(run)
         if options.dry_run:
             options.epochs = 1
         run.fit()
@@ -1566,6 +1848,7 @@ def train(options):
             f"worker {backend.index}: epochs {first} to {run.epoch}; "
             f"weights {run.digest()}"
         )
+        any_of(backend, False)  # nobody leaves while another still writes
     return model
 
 
@@ -1577,16 +1860,18 @@ def main(words):
     except Saved:
         say("a signal came, and everything is saved: started again, it goes on")
         code = SAVED
+    except SystemExit as end:
+        print(end.code, file=sys.stderr, flush=True)
+        code = 1
     except Exception:
         traceback.print_exc()
         code = 1
     else:
         return 0
-    if options.backend == "jax":  # else it would wait for processes that are no more
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(code)
-    return code
+    # At its ordinary end, a process would wait for others that are no more.
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
 
 
 if __name__ == "__main__":

@@ -8,8 +8,9 @@ COURSE="/CHANGE-ME/course"          # this clone with its .venv, at the same pla
 RUN_FOLDER="/CHANGE-ME/run"         # a folder that all of them share (NFS, say): checkpoints and the log
 #
 # Which port?  Any free one from 1024 up; the same on each machine.
-# Which way in?  PORT/tcp must be open between the machines and closed to everybody else, since TensorFlow asks for no
-#   password. With ufw, on each machine, for each other one:   sudo ufw allow proto tcp from OTHER to any port 20111
+# Which way in?  Training on CPUs with TensorFlow needs PORT/tcp; JAX (gloo) and GPUs (NCCL) listen on further ports of
+#   their own choice. So let the machines reach each other on all ports, and nobody else reach them: they ask for no
+#   password. With ufw, on each machine, for each other one:   sudo ufw allow from OTHER
 #   With two clouds' or two homes' routers in between: use a private network over them (WireGuard), never an open port.
 # ssh must get in without asking: ssh-copy-id HOST, once. Run this from either machine, or from a third one.
 PORT=20111

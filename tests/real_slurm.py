@@ -44,7 +44,7 @@ PartitionName=real Nodes=n[9-10] Default=YES State=UP
 
 def say(*command, **more):
     """Run a command to its end: what it printed, or an error with that in it."""
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60, **more)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300, **more)
     assert done.returncode == 0, f"{' '.join(command)}\n{done.stdout}{done.stderr}"
     return done.stdout
 
@@ -166,7 +166,7 @@ def submit(cluster, course, tmp_path, monkeypatch):
             state = dict(each.split("=", 1) for each in say("scontrol", "show", "job", job).split() if "=" in each)
             return state if state["JobState"] in ("COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "NODE_FAIL") else None
 
-        state, out = wait_for("the end of the job", ended, 180), (tmp_path / "out.txt").read_text()
+        state, out = wait_for("the end of the job", ended, 600), (tmp_path / "out.txt").read_text()
         (tmp_path / "out.txt").unlink()
         return state, out
 
@@ -277,7 +277,7 @@ def test_two_machines_by_ssh(course, tmp_path):
         with contextlib.suppress(psutil.Error):
             if "train.py" in str(each.info["cmdline"]) and '"index": 1' in each.environ().get("TF_CONFIG", ""):
                 each.kill()
-    assert running.wait(120) == 0
+    assert running.wait(300) == 0
     out = (tmp_path / "out.txt").read_text()
     assert "attempt 0 failed: all start again" in out
     assert weights_of(out, 2) == undisturbed

@@ -236,7 +236,7 @@ def test_a_callback_of_ones_own_sees_the_validation_and_the_batches(folder):
 
     return [Watch()]
 """
-    end = 'thrown away.\n    """\n'
+    end = 'are not called.\n    """\n'
     changed(folder, (end + "    return []\n", end + own))
     for processes in start_two(folder, "--epochs", 5, "--run-folder", "two"), [start(folder, "--epochs", 5)]:
         _, (printed, *_) = ends(*processes)
@@ -483,3 +483,281 @@ def test_jax_takes_all_of_the_tasks_gpus_under_slurm(folder):
         processes.append(start(folder, "--backend", "jax", "--epochs", 1, **slurm))
     _, printed = ends(*processes)
     assert all("chosen all\n" in text for text in printed)
+
+
+@each_backend
+def test_a_restart_whose_first_epoch_is_worse(folder, backend):
+    """Two processes: both know the best epoch of the log, of which only the first one has a copy of its own."""
+    options = "--backend", backend, "--run-folder", "run"
+    ends(*start_two(folder, *options, "--epochs", 2))
+    _, (printed, _) = ends(*start_two(folder, *options, "--epochs", 8, "--patience", 2, "--learning-rate", "1.5"))
+    losses = [float(row["val_loss"]) for row in log(folder / "run")]
+    assert len(losses) < 8 and min(losses) == losses[-3] and "a signal came" not in printed
+
+
+def test_float16_where_one_replicas_gradient_is_not_finite(folder):
+    """Two processes on TensorFlow: all leave out the same steps. A step that one of them left out would never end."""
+    text = SMALL.replace("COUNT", "296").replace("    return (x, x[", "    x[::37] *= 3000\n    return (x, x[")
+    yours(folder, text)
+    two, one = moved(folder, "--epochs", 2, "--precision", "mixed_float16", "--learning-rate", "1e-7")
+    assert np.isfinite(two).all() and two == pytest.approx(one, abs=1e-2)
+
+
+@pytest.mark.parametrize(
+    "loss, sentence",
+    [
+        ("lambda y, p: keras.ops.mean((y - p) ** 2)", "a loss returns one number for all examples"),
+        ("keras.losses.Dice()", "a loss returns one number for all examples"),
+        ('keras.losses.MeanSquaredError(reduction="mean_with_sample_weight")', "divide its loss by its own weights"),
+        ("lambda y, p: keras.ops.mean((y - p) ** 2, -1)", ""),
+    ],
+)
+def test_losses_that_replicas_would_count_otherwise(folder, loss, sentence):
+    yours(folder, SMALL.replace("COUNT", "128").replace('"mse"', loss))
+    process = start(folder, "--epochs", 1, "--logical-cpus", 2, "--batch-size-per-replica", 32)
+    if sentence:
+        assert sentence in refused(process)
+    else:
+        ends(process)
+
+
+SPLIT = """
+def examples(path):
+    import numpy as np
+
+    x = np.random.RandomState(0).normal(size=(200, 4)).astype("float32")
+    order = np.random.permutation(200)
+    training, validation = x[order[:128]], x[order[128:]]
+    return (training, training[:, :3]), (validation, validation[:, :3])
+"""
+
+
+def test_a_split_that_is_drawn_at_random(folder):
+    """Of arrays it is the same at every start; of a dataset, which is asked for in each epoch, it is refused."""
+    text = SMALL[: SMALL.index("def examples")] + SPLIT
+    yours(folder, text)
+    undisturbed, _ = ends(start(folder, "--epochs", 3, "--run-folder", "calm"))
+    ends(start(folder, "--epochs", 1))
+    assert ends(start(folder, "--epochs", 3))[0] == undisturbed
+    dataset = "import tensorflow as tf; return tf.data.Dataset.from_tensor_slices((training, training[:, :3])), ("
+    yours(folder, text.replace("return (training, training[:, :3]), (", dataset))
+    assert "draws what to validate with at random" in refused(start(folder))
+
+
+def test_a_callback_that_stops_in_the_epoch_that_was_resumed(folder):
+    own = """    import keras
+
+    class Stop(keras.callbacks.Callback):
+        def on_epoch_end(self, epoch, logs=None):
+            self.model.stop_training = epoch == 1
+
+    return [Stop()]
+"""
+    end = 'are not called.\n    """\n'
+    slow = "        self.warm_up(done)\n"
+    changed(folder, (end + "    return []\n", end + own), (slow, slow + "        time.sleep(0.1)\n"))
+    process = start(folder, "--epochs", 4)
+    while not process.stdout.readline().startswith("epoch 1 of"):
+        assert process.poll() is None
+    time.sleep(0.7)
+    process.send_signal(signal.SIGTERM)
+    process.communicate(timeout=900)
+    assert process.returncode == 75
+    _, (printed,) = ends(start(folder, "--epochs", 4))
+    assert "epochs 2 to 2;" in printed
+
+
+OWN_TEST = """
+def build():
+    import keras
+
+    class Own(keras.Model):
+        def __init__(self):
+            super().__init__()
+            self.dense = keras.layers.Dense(3)
+
+        def call(self, inputs):
+            return self.dense(inputs)
+
+        def test_step(self, data):
+            x, y = data
+            return {"loss": keras.ops.mean(keras.ops.abs(self(x) - y)), "twice": 2.0 * keras.ops.mean(self(x))}
+
+    model = Own()
+    model.compile(keras.optimizers.SGD(0.1), "mse")
+    return model
+"""
+
+
+def test_a_test_step_of_ones_own(folder):
+    """Two processes on TensorFlow, against `fit`: what it returns is in the log; what cannot be shared is refused."""
+    data = SMALL.replace("COUNT", "128")
+    yours(folder, OWN_TEST + data[data.index("def examples") :])
+    ends(*start_two(folder, "--epochs", 2, "--run-folder", "two"))
+    ends(start(folder, "--epochs", 2, "--run-folder", "one"))
+    two, one = ([row["val_loss"] for row in log(folder / name)] for name in ("two", "one"))
+    assert np.array(two, float) == pytest.approx(np.array(one, float), rel=1e-4) and float(one[0]) > 0
+    assert "val_twice" in log(folder / "two")[0]
+    yours(folder, OWN_TEST + data[data.index("def examples") :].replace("x[:10]", "x[:9]").replace("x[:10,", "x[:9,"))
+    assert "1 examples cannot be shared by 2 replicas" in refused(*start_two(folder, "--run-folder", "nine"))
+
+
+def test_a_lambda_callback_gets_the_batches(folder):
+    """Two processes on TensorFlow."""
+    own = """    import keras
+
+    tell = lambda batch, logs: batch == 0 and print(f"batch loss {logs['loss']:.3f}", flush=True)
+    return [keras.callbacks.LambdaCallback(on_train_batch_end=tell)]
+"""
+    end = 'are not called.\n    """\n'
+    changed(folder, (end + "    return []\n", end + own))
+    _, (printed, _) = ends(*start_two(folder, "--epochs", 1))
+    assert re.search(r"batch loss [\d.]+", printed)
+
+
+@each_backend
+def test_one_process_that_is_refused_ends_at_once(folder, backend):
+    """Two processes, one of which finds another folder."""
+    ends(*start_two(folder, "--backend", backend, "--epochs", 1))
+    (folder / "elsewhere").mkdir()
+    addresses = cluster.free_addresses(2)
+    places = [{"cluster": {"worker": addresses}, "task": {"type": "worker", "index": k}} for k in range(2)]
+    begin = time.monotonic()
+    folders = "run", "elsewhere"
+    options = "--backend", backend, "--epochs", 2, "--batch-size-per-replica", 32, "--run-folder"
+    processes = [start(folder, *options, folders[k], TF_CONFIG=json.dumps(places[k])) for k in range(2)]
+    printed = [process.communicate(timeout=900)[0] for process in processes]
+    assert all(process.returncode == 1 for process in processes), printed
+    assert "this process finds epoch 0, step 0 in elsewhere, and others do not" in printed[1]
+    assert time.monotonic() - begin < 250, "and not only when JAX or TensorFlow lose their patience"
+
+
+def test_a_metric_with_a_number_for_each_class_and_a_dry_run_of_one_step(folder):
+    changed(folder, ('metrics=["accuracy"]', 'metrics=["accuracy", keras.metrics.F1Score(name="f1")]'),
+            ("digits.target[:1536]", "np.eye(10)[digits.target[:1536]]"),
+            ("digits.target[1536:]", "np.eye(10)[digits.target[1536:]]"),
+            ("keras.losses.SparseCategoricalCrossentropy", "keras.losses.CategoricalCrossentropy"))  # fmt: skip
+    ends(*start_two(folder, "--epochs", 1, "--run-folder", "two"))
+    ends(start(folder, "--epochs", 1, "--run-folder", "one"))
+    assert numbers(folder / "two") == pytest.approx(numbers(folder / "one"), abs=2e-5)
+    assert [f"val_f1_{i}" in log(folder / "two")[0] for i in range(10)] == [True] * 10
+    process = start(folder, "--dry-run", "--batch-size-per-replica", "1000")
+    assert "a step of 1000 examples: " in process.communicate(timeout=900)[0] and process.returncode == 0
+
+
+@pytest.mark.parametrize(
+    "part, options, sentence",
+    [
+        ("tf.data.Dataset.from_tensor_slices((x, x)).repeat()", [], "a dataset without an end: leave out .repeat()"),
+        ("tf.data.Dataset.from_tensor_slices((tf.sparse.from_dense(x), x))", [], "returns a dataset with a SparseTen"),
+        ("tf.data.Dataset.from_tensor_slices((tf.strings.as_string(x), x))", ["--backend", "jax"], "returns strings"),
+        ("[1, 2, 3], [4, 5, 6]", [], "of arrays or as a tf.data.Dataset, and there is int"),
+    ],
+)
+def test_data_that_cannot_be_trained_on(folder, part, options, sentence):
+    text = SMALL.replace("COUNT", "128")
+    text = text[: text.index("    return (x, x[:, :3])")] + f"    import tensorflow as tf\n    part = {part}\n"
+    yours(folder, text + "    return part, (x[:10], x[:10, :3])\n")
+    assert sentence in refused(start(folder, *options))
+
+
+def test_a_dataset_of_unknown_length_and_one_in_place_of_two(folder):
+    text = SMALL.replace("COUNT", "128")
+    text = text[: text.index("    return (x, x[:, :3])")] + "    import tensorflow as tf\n"
+    text += "    part = tf.data.Dataset.from_tensor_slices((x, x[:, :3])).filter(lambda x, y: True)\n"
+    yours(folder, text + "    return part, part.take(10)\n")
+    ends(start(folder, "--epochs", 1))
+    yours(folder, text + "    return part\n")
+    assert "must return two: what to train on, what to validate with" in refused(start(folder))
+
+
+NORMALIZED = """
+def build():
+    import keras
+
+    layers = [keras.Input((4,)), keras.layers.Dense(8), keras.layers.BatchNormalization(), keras.layers.Dropout(0.2)]
+    model = keras.Sequential([*layers, keras.layers.Dense(3)])
+    model.compile(keras.optimizers.SGD(0.05), "mse", metrics=["mae"])
+    return model
+"""
+
+
+def test_batch_statistics_of_two_workers_are_one_models(folder):
+    """Two processes on TensorFlow: one digest, the log is what the saved weights give, and a signal changes nothing."""
+    data = SMALL.replace("COUNT", "2560")
+    slow = "        self.warm_up(done)\n"
+    yours(folder, NORMALIZED + data[data.index("def examples") :])
+    text = (folder / "train.py").read_text()
+    assert text.count(slow) == 1
+    (folder / "train.py").write_text(text.replace(slow, slow + "        time.sleep(0.05)\n"))
+    undisturbed, (said, _) = ends(*start_two(folder, "--epochs", 2, "--run-folder", "calm"))
+    assert "each replica takes the statistics of its own examples" in said
+    chief, other = start_two(folder, "--epochs", 2)
+    while not chief.stdout.readline().startswith("epoch 1 of"):
+        assert chief.poll() is None
+    time.sleep(0.7)
+    other.send_signal(signal.SIGTERM)
+    printed = [process.communicate(timeout=900)[0] for process in (chief, other)]
+    assert [chief.returncode, other.returncode] == [75, 75], printed
+    assert ends(*start_two(folder, "--epochs", 2))[0] == undisturbed
+    assert numbers(folder / "run") == pytest.approx(numbers(folder / "calm"), abs=1e-5)
+    (folder / "evaluate.py").write_text(VALIDATED)
+    command = [sys.executable, "evaluate.py", "--backend", "tensorflow", "calm"]
+    loss, error = map(float, subprocess.check_output(command, cwd=folder, env=ENVIRONMENT, text=True).split())
+    row = log(folder / "calm")[-1]
+    assert (float(row["val_loss"]), float(row["val_mae"])) == pytest.approx((loss, error), rel=1e-5)
+
+
+def test_a_gru_that_draws_while_it_is_validated(folder):
+    """Two processes on TensorFlow, one of which gets a signal."""
+    text = """
+def build():
+    import keras
+
+    layers = [keras.Input((5, 4)), keras.layers.GRU(6, dropout=0.2), keras.layers.Dense(3)]
+    model = keras.Sequential(layers)
+    model.compile(keras.optimizers.SGD(0.05), "mse")
+    return model
+
+def examples(path):
+    import numpy as np
+
+    x = np.random.RandomState(0).normal(size=(2560, 5, 4)).astype("float32")
+    return (x, x[:, 0, :3]), (x[:10], x[:10, 0, :3])
+"""
+    slow = "        self.warm_up(done)\n"
+    yours(folder, text)
+    (folder / "train.py").write_text(
+        (folder / "train.py").read_text().replace(slow, slow + "        time.sleep(0.05)\n")
+    )
+    undisturbed, _ = ends(*start_two(folder, "--epochs", 2, "--run-folder", "calm"))
+    chief, other = start_two(folder, "--epochs", 2)
+    while not chief.stdout.readline().startswith("epoch 1 of"):
+        assert chief.poll() is None
+    time.sleep(0.7)
+    other.send_signal(signal.SIGTERM)
+    for process in chief, other:
+        process.communicate(timeout=900)
+    assert [chief.returncode, other.returncode] == [75, 75]
+    assert ends(*start_two(folder, "--epochs", 2))[0] == undisturbed
+
+
+def test_a_train_step_that_averages_by_itself_is_refused(folder):
+    data = SMALL.replace("COUNT", "128")
+    text = STEP.replace(" / tf.distribute.get_strategy().num_replicas_in_sync", "")
+    yours(folder, text + data[data.index("def examples") :])
+    assert "train_step averages by itself" in refused(*start_two(folder, "--epochs", 1))
+    ends(start(folder, "--epochs", 1))
+
+
+def test_examples_of_different_shapes_and_epochs_of_different_length(folder):
+    text = SMALL.replace("COUNT", "128")
+    text = text[: text.index("    return (x, x[:, :3])")] + "    import tensorflow as tf\n"
+    lengths = "part = tf.data.Dataset.range(1, 200).map(lambda i: (tf.ones([i % 5 + 1]), tf.ones([3])))\n"
+    yours(folder, text + f"    {lengths}    return part, (x[:10], x[:10, :3])\n")
+    assert "examples of different shapes: bring them to one" in refused(start(folder))
+    chance = (
+        "part = tf.data.Dataset.from_tensor_slices((x, x[:, :3])).filter(lambda x, y: tf.random.uniform(()) < 0.7)\n"
+    )
+    yours(folder, text + f"    {chance}    return part, (x[:10], x[:10, :3])\n")
+    ends(start(folder, "--epochs", 5, "--batch-size-per-replica", 4))

@@ -46,6 +46,8 @@ def test_the_job_tells_each_pod_its_place():
     labels = {"batch.kubernetes.io/job-name": job["metadata"]["name"]}  # set by Kubernetes on each of the job's pods
     assert service["spec"]["selector"] == labels
     assert policy["spec"]["podSelector"]["matchLabels"] == labels
+    (rule,) = policy["spec"]["ingress"]
+    assert rule == {"from": [{"podSelector": {"matchLabels": labels}}]}, "on all ports: gloo and NCCL choose their own"
 
 
 def test_volumes_and_folders_agree():
