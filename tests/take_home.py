@@ -1,9 +1,11 @@
-"""cluster/train.py, what takes longer: every fault that was silent, by the program's command line. `make soak` runs it.
+"""cluster/train.py, what takes longer: every fault that was silent, by the program's command line. `make soak` runs it;
+with CI set, half of it.
 
 Where a test says workers or two processes, two real processes train.
 """
 
 import json
+import os
 import pathlib
 import re
 import shutil
@@ -25,7 +27,6 @@ from test_train import (
     WITH_DROPOUT,
     changed,
     drawn,
-    each_backend,
     ends,
     log,
     numbers,
@@ -36,6 +37,10 @@ from test_train import (
 )
 
 from course_utils import cluster
+
+CI = os.environ.get("CI")  # has 75 minutes for everything: there one backend of two, and not every test
+not_in_ci = pytest.mark.skipif(bool(CI), reason="CI has no time for it: make soak")
+each_backend = pytest.mark.parametrize("backend", ["tensorflow"] if CI else BACKENDS)
 
 
 @pytest.fixture
@@ -66,6 +71,7 @@ def test_a_signal_saves_within_an_epoch_on_all_workers(folder, how, backend):
     assert numbers(folder / "run") == pytest.approx(numbers(folder / "calm"), abs=1e-5)
 
 
+@not_in_ci
 @pytest.mark.parametrize("backend, devices", [("tensorflow", 2), ("jax", 2), ("tensorflow", 1)])
 def test_a_signal_to_one_process(folder, backend, devices):
     """By `fit`: on several devices, and on one."""
@@ -193,6 +199,7 @@ def test_a_train_step_of_ones_own_is_made(folder):
     assert np.abs(plain - two).max() > 1e-2
 
 
+@not_in_ci
 @each_backend
 def test_warm_up_accumulation_and_clipping(folder, backend):
     """One process; two batches of 32 for an update are one batch of 64."""
@@ -208,6 +215,7 @@ def test_warm_up_accumulation_and_clipping(folder, backend):
     assert len({fast[0], slow[0], clipped[0]}) == 3
 
 
+@not_in_ci
 @pytest.mark.parametrize("policy, devices", [("float32", 2), ("mixed_float16", 2)])
 def test_clipping_and_loss_scaling_on_two_replicas(folder, policy, devices):
     options = "--epochs", 1, "--clip-norm", "0.5", "--precision", policy
@@ -277,6 +285,7 @@ def test_ten_thousand_epochs_take_no_more_memory_than_one(folder):
         shutil.rmtree(folder / "run")
 
 
+@not_in_ci
 def test_examples_that_are_read_one_by_one_are_not_all_in_memory(folder):
     """3,000 images of 224 × 224, which are made when they are read: 1.7 GiB in all."""
     text = """
@@ -315,6 +324,7 @@ def records(folder, name, numbers):
             writer.write(tf.io.serialize_tensor(tf.constant([float(number)])).numpy())
 
 
+@not_in_ci
 @pytest.mark.parametrize("files", [2, 1])
 def test_record_files_of_other_lengths(folder, files):
     """Two processes: 400 and 112 examples, or one file of 512. It trains as one process does."""
@@ -387,6 +397,7 @@ def test_a_damaged_or_missing_checkpoint(folder, backend):
     assert [row["epoch"] for row in log(folder / "run")] == ["1", "2", "3"], "nothing is overwritten"
 
 
+@not_in_ci
 def test_one_metric_more(folder):
     """A new column, in which the epochs before have nothing; patience reads the loss by its name."""
     ends(start(folder, "--epochs", 2))
@@ -397,6 +408,7 @@ def test_one_metric_more(folder):
     assert all(0 < float(row["val_accuracy"]) < 1 for row in rows)
 
 
+@not_in_ci
 def test_a_bfloat16_layer_goes_on(folder):
     changed(folder, ('Dense(10, dtype="float32")', 'Dense(10, dtype="bfloat16")'))
     options = "--backend", "jax", "--epochs"
@@ -433,6 +445,7 @@ def test_masked_sequences(folder):
     assert numbers(folder / "two") == pytest.approx(numbers(folder / "one"), abs=1e-6)
 
 
+@not_in_ci
 def test_what_it_leaves_loads_elsewhere(folder):
     """On the other backend, with the reader's class registered."""
     ends(start(folder, "--epochs", 1))
@@ -450,6 +463,7 @@ print(keras.backend.backend(), *model.evaluate(x, y, verbose=0))
     assert said[0] == "jax" and float(said[1]) == pytest.approx(float(row["val_loss"]), rel=1e-4)
 
 
+@not_in_ci
 def test_data_precision_and_early_stopping(folder):
     random = np.random.default_rng(0)
     arrays = {f"x_{part}": random.normal(size=(64, 8, 8, 1)).astype("float32") for part in ("train", "test")}
@@ -544,6 +558,7 @@ def test_a_split_that_is_drawn_at_random(folder):
     assert "draws what to validate with at random" in refused(start(folder))
 
 
+@not_in_ci
 def test_a_callback_that_stops_in_the_epoch_that_was_resumed(folder):
     own = """    import keras
 
@@ -589,6 +604,7 @@ def build():
 """
 
 
+@not_in_ci
 def test_a_test_step_of_ones_own(folder):
     """Two processes on TensorFlow, against `fit`: what it returns is in the log; what cannot be shared is refused."""
     data = SMALL.replace("COUNT", "128")
@@ -602,6 +618,7 @@ def test_a_test_step_of_ones_own(folder):
     assert "1 examples cannot be shared by 2 replicas" in refused(*start_two(folder, "--run-folder", "nine"))
 
 
+@not_in_ci
 def test_a_lambda_callback_gets_the_batches(folder):
     """Two processes on TensorFlow."""
     own = """    import keras
@@ -632,6 +649,7 @@ def test_one_process_that_is_refused_ends_at_once(folder, backend):
     assert time.monotonic() - begin < 250, "and not only when JAX or TensorFlow lose their patience"
 
 
+@not_in_ci
 def test_a_metric_with_a_number_for_each_class_and_a_dry_run_of_one_step(folder):
     changed(folder, ('metrics=["accuracy"]', 'metrics=["accuracy", keras.metrics.F1Score(name="f1")]'),
             ("digits.target[:1536]", "np.eye(10)[digits.target[:1536]]"),
@@ -645,6 +663,7 @@ def test_a_metric_with_a_number_for_each_class_and_a_dry_run_of_one_step(folder)
     assert "a step of 1000 examples: " in process.communicate(timeout=900)[0] and process.returncode == 0
 
 
+@not_in_ci
 @pytest.mark.parametrize(
     "part, options, sentence",
     [
@@ -708,6 +727,7 @@ def test_batch_statistics_of_two_workers_are_one_models(folder):
     assert (float(row["val_loss"]), float(row["val_mae"])) == pytest.approx((loss, error), rel=1e-5)
 
 
+@not_in_ci
 def test_a_gru_that_draws_while_it_is_validated(folder):
     """Two processes on TensorFlow, one of which gets a signal."""
     text = """
@@ -750,6 +770,7 @@ def test_a_train_step_that_averages_by_itself_is_refused(folder):
     ends(start(folder, "--epochs", 1))
 
 
+@not_in_ci
 def test_examples_of_different_shapes_and_epochs_of_different_length(folder):
     text = SMALL.replace("COUNT", "128")
     text = text[: text.index("    return (x, x[:, :3])")] + "    import tensorflow as tf\n"
