@@ -1569,9 +1569,8 @@ class Run:
     def create_metrics(self):
         """Make the variables of the metrics, which otherwise the first step makes."""
         batches = Shares(self.data, self.backend, self.epoch, limit=1).for_keras()
-        kept = (
-            self.model.non_trainable_variables
-        )  # a GRU draws random numbers here, too
+        # A GRU with dropout draws random numbers here, too: its seed is put back.
+        kept = self.model.non_trainable_variables
         values = [as_array(variable) for variable in kept if is_seed(variable)]
         self.validation.evaluate(self.model, batches)
         for variable, value in zip(filter(is_seed, kept), values, strict=True):
