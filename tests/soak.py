@@ -16,7 +16,7 @@ import numpy as np
 import psutil
 import pytest
 from cells import executed
-from test_train import WITH_DROPOUT, changed, ends, log, start_two
+from test_train import WITH_DROPOUT, changed, ends, log, start_two, wait_for_first_epoch
 
 from course_utils import planner
 from course_utils.cluster import run_on_workers
@@ -92,8 +92,7 @@ def train_on_jax(tmp_path_factory):
 def test_killed_on_jax_and_resumed(k, train_on_jax, tmp_path):
     (start, undisturbed), chance = train_on_jax, random.Random(k)
     workers = start(tmp_path)
-    while not workers[0].stdout.readline().startswith("epoch 1 of"):
-        assert workers[0].poll() is None
+    wait_for_first_epoch(workers[0])
     time.sleep(chance.uniform(0, 1))
     chance.choice(workers).kill()
     for worker in workers:

@@ -33,6 +33,7 @@ from test_train import (
     refused,
     start,
     start_two,
+    wait_for_first_epoch,
     yours,
 )
 
@@ -57,8 +58,7 @@ def test_a_signal_saves_within_an_epoch_on_all_workers(folder, how, backend):
     options = "--backend", backend, "--epochs", "2"
     undisturbed, _ = ends(*start_two(folder, *options, "--run-folder", "calm"))
     chief, other = start_two(folder, *options, "--run-folder", "run")
-    while not chief.stdout.readline().startswith("epoch 1 of"):
-        assert chief.poll() is None
+    wait_for_first_epoch(chief)
     time.sleep(0.7)  # into the second epoch, whose steps take 0.1 s each
     other.send_signal(getattr(signal, how))
     printed = [process.communicate(timeout=900)[0] for process in (chief, other)]
@@ -80,8 +80,7 @@ def test_a_signal_to_one_process(folder, backend, devices):
     options = ["--backend", backend, "--epochs", "2", "--logical-cpus", devices]
     undisturbed, _ = ends(start(folder, *options, "--run-folder", "calm"))
     process = start(folder, *options, "--run-folder", "run")
-    while not process.stdout.readline().startswith("epoch 1 of"):
-        assert process.poll() is None
+    wait_for_first_epoch(process)
     time.sleep(0.7)  # into the second epoch, whose steps take 0.1 s each
     process.send_signal(signal.SIGTERM)
     process.communicate(timeout=900)
@@ -572,8 +571,7 @@ def test_a_callback_that_stops_in_the_epoch_that_was_resumed(folder):
     slow = "        self.warm_up(done)\n"
     changed(folder, (end + "    return []\n", end + own), (slow, slow + "        time.sleep(0.1)\n"))
     process = start(folder, "--epochs", 4)
-    while not process.stdout.readline().startswith("epoch 1 of"):
-        assert process.poll() is None
+    wait_for_first_epoch(process)
     time.sleep(0.7)
     process.send_signal(signal.SIGTERM)
     process.communicate(timeout=900)
@@ -712,8 +710,7 @@ def test_batch_statistics_of_two_workers_are_one_models(folder):
     undisturbed, (said, _) = ends(*start_two(folder, "--epochs", 2, "--run-folder", "calm"))
     assert "each replica takes the statistics of its own examples" in said
     chief, other = start_two(folder, "--epochs", 2)
-    while not chief.stdout.readline().startswith("epoch 1 of"):
-        assert chief.poll() is None
+    wait_for_first_epoch(chief)
     time.sleep(0.7)
     other.send_signal(signal.SIGTERM)
     printed = [process.communicate(timeout=900)[0] for process in (chief, other)]
@@ -752,8 +749,7 @@ def examples(path):
     )
     undisturbed, _ = ends(*start_two(folder, "--epochs", 2, "--run-folder", "calm"))
     chief, other = start_two(folder, "--epochs", 2)
-    while not chief.stdout.readline().startswith("epoch 1 of"):
-        assert chief.poll() is None
+    wait_for_first_epoch(chief)
     time.sleep(0.7)
     other.send_signal(signal.SIGTERM)
     for process in chief, other:

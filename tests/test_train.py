@@ -58,6 +58,12 @@ def ends(*processes):
     return digest, printed
 
 
+def wait_for_first_epoch(process):
+    """Read what it prints until it tells of its first epoch; it must not end before."""
+    while not process.stdout.readline().startswith("epoch 1 of"):
+        assert process.poll() is None
+
+
 def refused(*processes):
     """The sentence with which they end, each the same."""
     printed = [process.communicate(timeout=900)[0] for process in processes]
@@ -140,8 +146,7 @@ def test_after_a_kill_it_ends_with_the_weights_of_an_undisturbed_run(folder, bac
     options = "--backend", backend, "--epochs", "3"
     undisturbed, _ = ends(*start_two(folder, *options, "--run-folder", "calm"))
     chief, other = start_two(folder, *options, "--run-folder", "run")
-    while not chief.stdout.readline().startswith("epoch 1 of"):
-        assert chief.poll() is None
+    wait_for_first_epoch(chief)
     other.send_signal(signal.SIGKILL)
     chief.communicate(timeout=900)
     assert chief.returncode != 0
