@@ -1,6 +1,7 @@
 """Train a Keras model on one device, on all GPUs of a machine, or on several machines.
 
     python train.py --epochs 10 --run-folder run        on this machine
+    python train.py --local-workers 2                   two processes on this machine
     python train.py --dry-run                           a few steps: how fast is it?
     sbatch train.sbatch                                 on Slurm
     kubectl apply -f kubernetes/job.yaml                on Kubernetes
@@ -14,7 +15,8 @@ trains on JAX. Every process runs this file and reaches the same --run-folder:
     last.weights.h5      those of the last epoch, and
     model.keras          the same with the model's architecture
     checkpoints/         all that goes on: started again, training continues there
-    events/              for TensorBoard, where it is installed
+    events/              for TensorBoard, where it is installed: a file for each start
+    lease.json           while it trains: no other training may use the folder
 
 Keras' own `fit` trains wherever it runs: in one process on TensorFlow, and in any
 number of processes on JAX. Where it does not, in several processes on TensorFlow,
@@ -22,7 +24,8 @@ the loop in `ByHand` calls the model's `train_step` in its place.
 
 While it trains, SIGTERM and SIGUSR1 make all processes save at the same step, and end
 with exit code 75: started again, they go on with that step, and end with the weights
-of an undisturbed run. (Callbacks of your own begin anew at each start.)
+of an undisturbed run. (Callbacks of your own begin anew at each start.) Exit code 2
+says that starting it again will not help: read the sentence above it.
 """
 
 import argparse
@@ -43,14 +46,19 @@ import random
 import re
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 import traceback
+import uuid
 import zipfile
 
 BACKENDS = ("tensorflow", "jax")
+# What TensorFlow tells of its inner workings is no news; its errors are.
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
 
 def choose_backend(words):
@@ -107,7 +115,7 @@ def build():
 def examples(path):
     """Return what to train on, and what to validate with.
 
-    path: the value of --data.
+    path: the value of --data, or None.
 
     Each of the two is (inputs, targets) or (inputs, targets, weights), as arrays, or
     as a `tf.data.Dataset` of single examples. Inputs and targets may be dicts or
@@ -146,15 +154,28 @@ CHECK_EVERY = 10
 """Calls of the training function between two questions whether a signal has come."""
 FIRST_SEED = 0
 KEPT_CHECKPOINTS = 2
+LEASE_RENEWED = 5
+LEASE_EXPIRES = 30
+"""Seconds after which a lease that nobody renews is nobody's."""
+PORT_SECONDS = 20
+"""How long a worker waits for a port that its predecessor may still have."""
+PEERS_SECONDS = 15
+"""How long other local workers may go on after one has failed."""
 PROGRESS_SECONDS = 30
+REFUSED = 2
+"""The exit code after a sentence that says what to change: argparse's own."""
 SAVED = 75
 """The exit code after a signal, when everything is saved: sysexits.h's EX_TEMPFAIL."""
 SIGNALS = ("SIGTERM", "SIGUSR1")
 
 
+class Refused(SystemExit):
+    """Starting again will not help: its text says what to change."""
+
+
 def refuse(why):
     """End this process with a sentence."""
-    raise SystemExit(f"train.py: {why}")
+    raise Refused(f"train.py: {why}")
 
 
 def say(text):
@@ -245,6 +266,12 @@ def parse(words):
     )
     add("--allow-cpu", action="store_true", help="use CPUs though there is a GPU")
     add(
+        "--local-workers",
+        type=count,
+        default=1,
+        help="train with so many processes on this machine, which share its GPUs",
+    )
+    add(
         "--logical-cpus",
         type=count,
         help="try it on so many devices, simulated on this machine's CPU",
@@ -258,31 +285,55 @@ def parse(words):
 Place = collections.namedtuple("Place", "index workers local_index local_count")
 Place.__doc__ = """One process of a cluster.
 
-index: its number. workers: the addresses of all processes; none if it is alone.
-local_index, local_count: its number on its machine, and how many there are.
+index: its number. workers: the addresses of all processes, "" where one is not known;
+none if it is alone. local_index, local_count: its number on its machine, and how many
+there are.
 """
 
 
 def resolve_cluster(environment):
-    """Return this process's `Place`, by TF_CONFIG or by Slurm.
+    """Return this process's `Place`.
 
-    On Slurm TF_CONFIG is written into the environment, where TensorFlow looks for it.
+    It is told by TF_CONFIG, by JAX_COORDINATOR_ADDRESS and its sisters, or by Slurm. On
+    Slurm
+    TF_CONFIG is written into the environment, where TensorFlow looks for it.
     """
     tasks = tasks_of_nodes(environment)
     on_this_node = tasks[int(environment.get("SLURM_NODEID", 0))]
     local = int(environment.get("SLURM_LOCALID", 0)), on_this_node
     if not environment.get("TF_CONFIG"):
         environment.pop("TF_CONFIG", None)
+        if environment.get("JAX_COORDINATOR_ADDRESS"):
+            return Place(*read_jax_variables(environment), *local)
         if sum(tasks) == 1:
             return Place(0, [], *local)
         index = int(environment["SLURM_PROCID"])
-        workers = slurm_addresses(environment, tasks)
-        config = {
-            "cluster": {"worker": workers},
-            "task": {"type": "worker", "index": index},
-        }
-        environment["TF_CONFIG"] = json.dumps(config)
+        environment["TF_CONFIG"] = tf_config(slurm_addresses(environment, tasks), index)
     return Place(*read_tf_config(environment["TF_CONFIG"]), *local)
+
+
+def tf_config(workers, index):
+    """Return TF_CONFIG for the worker of this index."""
+    task = {"type": "worker", "index": index}
+    return json.dumps({"cluster": {"worker": workers}, "task": task})
+
+
+def read_jax_variables(environment):
+    """Return (index, addresses) by the variables that Kubeflow's Trainer sets.
+
+    Of the addresses only the first one, the coordinator's, is known.
+    """
+    names = "JAX_NUM_PROCESSES", "JAX_PROCESS_ID"
+    texts = [environment.get(name, "") for name in names]
+    if not all(text.isdigit() for text in texts) or int(texts[1]) >= int(texts[0]):
+        refuse(
+            "beside JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES must be how many "
+            "processes there are, and JAX_PROCESS_ID this one's number, from 0 on"
+        )
+    processes, index = map(int, texts)
+    if processes == 1:
+        return 0, []
+    return index, [environment["JAX_COORDINATOR_ADDRESS"]] + [""] * (processes - 1)
 
 
 def tasks_of_nodes(environment):
@@ -294,11 +345,18 @@ def tasks_of_nodes(environment):
     return tasks
 
 
+PORTS_OF_A_JOB = 32
+
+
 def slurm_addresses(environment, tasks):
-    """Return an address for each task; jobs on one node get different ports."""
+    """Return an address for each task; jobs on one node get different ports.
+
+    Each job has 32 ports from 12000 on; after 625 jobs they come again. Should another
+    program have one of them, `check_port` says so.
+    """
     command = ["scontrol", "show", "hostnames", environment["SLURM_STEP_NODELIST"]]
     nodes = subprocess.check_output(command, text=True).split()
-    first = 12000 + int(environment["SLURM_JOB_ID"]) * max(tasks) % 20000
+    first = 12000 + int(environment["SLURM_JOB_ID"]) % 625 * PORTS_OF_A_JOB
     addresses = []
     for node, on_node in zip(nodes, tasks, strict=True):
         addresses += [f"{node}:{first + local}" for local in range(on_node)]
@@ -329,6 +387,62 @@ def read_tf_config(text):
     if str(index) not in map(str, range(len(of_role))):
         refuse(f"TF_CONFIG: {role} {index!r} is not among its {len(of_role)} {role}s")
     return int(index) + (len(chiefs) if role == "worker" else 0), chiefs + workers
+
+
+def check_port(place, backend):
+    """Refuse a port of this process's own that another program has.
+
+    On JAX only the first process's address is used.
+    """
+    address = place.workers[place.index] if place.workers else ""
+    if not address or (backend == "jax" and place.index):
+        return
+    port = address.rpartition(":")[2]
+    if not port.isdigit():
+        refuse(f"the address {address!r} of this worker must be host:port")
+    until = time.monotonic() + PORT_SECONDS
+    while not is_free(int(port)):
+        if time.monotonic() > until:
+            refuse(
+                f"port {port} of this machine is taken by another program (a worker of "
+                "an earlier start, or another training): end it, or choose another port"
+            )
+        time.sleep(0.2)
+
+
+def is_free(port):
+    """Return whether a program of this machine can listen at this port."""
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("", port))
+        except OSError:
+            return False
+    return True
+
+
+def check_own_name(workers):
+    """Refuse a name of this machine that leads to this machine alone.
+
+    Debian writes it so into /etc/hosts. gloo, by which JAX's processes exchange on
+    CPUs, tells the others to connect to what this machine's own name leads to.
+    """
+    hosts = [address.rpartition(":")[0] for address in workers]
+    if len(set(hosts)) < 2 or re.match(r"localhost$|127\.|\[?::1", hosts[0]):
+        return  # all processes are on one machine
+    name = socket.gethostname()
+    try:
+        leads_to = socket.gethostbyname(name)
+    except OSError:
+        refuse(
+            f"this machine's own name, {name}, is not found, and the others would look "
+            "for it: write it into /etc/hosts, with the address they reach it at"
+        )
+    if leads_to.startswith("127."):
+        refuse(
+            f"this machine's own name, {name}, leads to {leads_to}, where the others "
+            "would look for it: in /etc/hosts give it the address they reach it at"
+        )
 
 
 def visible_gpus(environment):
@@ -372,6 +486,9 @@ def choose_gpus(place, environment):
     own = own_gpus(visible, place, on_node)
     if own != visible:
         environment["CUDA_VISIBLE_DEVICES"] = ",".join(own)
+    used = len(own) * place.local_count
+    if used < on_node and not place.local_index:
+        say(f"{used} of the {on_node} GPUs of this machine's job are used")
     return own
 
 
@@ -401,6 +518,8 @@ class OnJax:
         self.processes = len(place.workers) or 1
         self.index = place.index
         if self.processes > 1:
+            if options.allow_cpu or not visible_gpus(os.environ):
+                check_own_name(place.workers)
             jax.config.update("jax_cpu_collectives_implementation", "gloo")
             jax.distributed.initialize(
                 coordinator_address=place.workers[0],
@@ -418,6 +537,8 @@ class OnJax:
                 f"this process has {self.local_replicas} of {self.replicas} devices: "
                 "all processes must have the same number"
             )
+        kind = jax.default_backend().upper()
+        self.kind = "simulated CPU" if options.logical_cpus else kind
         keras.distribution.set_distribution(
             keras.distribution.DataParallel(auto_shard_dataset=False)
         )
@@ -454,6 +575,11 @@ class OnTensorFlow:
 
         self.processes = len(place.workers) or 1
         self.index = place.index
+        if "" in place.workers:
+            refuse(
+                "JAX_COORDINATOR_ADDRESS is JAX's, and TensorFlow needs the addresses "
+                "of all processes in TF_CONFIG: use --backend jax"
+            )
         self.simulated = bool(options.logical_cpus)
         gpus = [] if options.logical_cpus else tf.config.list_physical_devices("GPU")
         if not gpus and not options.logical_cpus:
@@ -463,6 +589,13 @@ class OnTensorFlow:
         self.strategy = self.create_strategy(tf, gpus, options.logical_cpus)
         self.replicas = self.strategy.num_replicas_in_sync
         self.local_replicas = self.replicas // self.processes
+        self.kind = "GPU" if gpus else "simulated CPU" if self.simulated else "CPU"
+
+        @tf.function  # called as it is, it would be traced at each call
+        def gather_on_all(values):
+            return self.strategy.gather(values, axis=0)
+
+        self.gather_on_all = gather_on_all
 
     def create_strategy(self, tf, gpus, logical_cpus):
         if self.processes > 1:
@@ -494,7 +627,7 @@ class OnTensorFlow:
             return tf.constant(array[None])
 
         values = self.strategy.experimental_distribute_values_from_function(own)
-        gathered = self.strategy.gather(values, axis=0).numpy()
+        gathered = self.gather_on_all(values).numpy()
         return gathered[:: self.local_replicas]
 
     def before_reading(self, model):
@@ -557,6 +690,12 @@ def is_dataset(part):
     return hasattr(part, "element_spec")
 
 
+STRINGS = (
+    "examples() returns strings, which JAX and several replicas cannot take: encode "
+    "them there, by TextVectorization or StringLookup in the dataset's map, say"
+)
+
+
 def check_tensors(dataset):
     """Refuse a dataset of what is no plain tensor."""
     import keras
@@ -569,9 +708,7 @@ def check_tensors(dataset):
                 "make it a plain tensor (tf.sparse.to_dense, ragged.to_tensor)"
             )
         if spec.dtype.name == "string" and keras.backend.backend() == "jax":
-            refuse(
-                "examples() returns strings, which JAX cannot take: encode them there"
-            )
+            refuse(STRINGS)
 
 
 def as_arrays(part):
@@ -751,7 +888,8 @@ class Data:
                     raise
                 refuse(
                     "examples() returns examples of different shapes: bring them to "
-                    "one, by cutting and padding each"
+                    "one, by cutting and padding each (if they are batches, and not "
+                    "single examples: add .unbatch())"
                 )
             for array in keras.tree.flatten(batch):
                 digest.update(contents(array))
@@ -851,6 +989,7 @@ def create_model(options, backend, data):
             model(inputs)
         if not model.trainable_variables:
             refuse("build() returns a model without trainable weights")
+        check_inputs(model, batch, backend)
         check_loss(model, batch, backend)
         check_train_step(model, backend)
         drop_or_refuse_what_fails(model, backend)
@@ -860,6 +999,30 @@ def create_model(options, backend, data):
         model.optimizer.build(model.trainable_variables)
     tell_of_layers(model, backend)
     return model
+
+
+def check_inputs(model, batch, backend):
+    """Refuse batches in place of examples, and strings where they cannot be taken."""
+    import keras
+    import numpy as np
+
+    inputs, *_ = keras.utils.unpack_x_y_sample_weight(batch)
+    given = [np.asarray(array) for array in keras.tree.flatten(inputs)]
+    strings = any(array.dtype.kind in "OSU" for array in given)
+    if strings and (backend.replicas > 1 or isinstance(backend, OnJax)):
+        refuse(STRINGS)
+    taken = getattr(model, "inputs", None) or []  # a subclass does not say
+    if len(given) != len(taken):
+        return
+    for array, tensor in zip(given, taken, strict=True):
+        # Keras itself removes a last dimension of 1 that a model does not have.
+        too_long = array.ndim == len(tensor.shape) + 1
+        if too_long and (array.shape[-1] != 1 or tensor.shape[-1] == 1):
+            refuse(
+                f"examples() returns inputs of shape {array.shape[1:]}, and the model "
+                f"takes {tuple(tensor.shape[1:])}: if they are batches, and not single "
+                "examples, add .unbatch()"
+            )
 
 
 def inner(optimizer):
@@ -1073,6 +1236,118 @@ def set_clipping(optimizer, clip_norm, backend):
 # What is kept in the run folder
 
 
+class Lease:
+    """A training's claim on its run folder: lease.json, renewed while it trains.
+
+    A SIGKILL leaves it behind. On the same machine it is seen at once that its process
+    is no more; of another machine's, that nobody renews it (clocks are not compared).
+    """
+
+    def __init__(self, folder):
+        self.path = folder / "lease.json"
+        self.text = {
+            "token": uuid.uuid4().hex,
+            "host": socket.gethostname(),
+            "process": os.getpid(),
+            "machine": machine_of_this_process(),
+            "started": start_of_process(os.getpid()),
+            "renewals": 0,
+        }
+        self.lost = False
+        self.ended = threading.Event()
+
+    def read(self):
+        """Return what stands there; None if there is no lease, or a damaged one."""
+        for _ in range(3):  # one that is being written is not whole
+            try:
+                found = json.loads(self.path.read_text())
+                found["token"], found["renewals"]
+                return found
+            except FileNotFoundError:
+                return None
+            except (OSError, ValueError, KeyError, TypeError):
+                time.sleep(0.2)
+        return None
+
+    def take(self):
+        """Take the folder, unless another training has it; return whether it did."""
+        other = self.read()
+        if other and self.is_used(other):
+            return False
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        with contextlib.suppress(FileNotFoundError):
+            self.path.unlink()
+        try:
+            with open(self.path, "x") as file:
+                json.dump(self.text, file)
+        except FileExistsError:
+            return False  # to a training that has just started
+        threading.Thread(target=self.renew, daemon=True).start()
+        return True
+
+    def is_used(self, other):
+        here = machine_of_this_process()
+        if here and other.get("machine") == here:
+            started = start_of_process(other.get("process"))
+            return bool(started) and started == other.get("started")
+        say(
+            f"{self.path} names process {other.get('process')} on {other.get('host')}: "
+            f"waiting {LEASE_EXPIRES} seconds to see whether it still trains"
+        )
+        until = time.monotonic() + LEASE_EXPIRES
+        while time.monotonic() < until:
+            time.sleep(0.5)
+            now = self.read()
+            if now is None:
+                return False
+            if (now["token"], now["renewals"]) != (other["token"], other["renewals"]):
+                return True
+        return False
+
+    def renew(self):
+        """Say that this training goes on, until it ends; notice another's claim."""
+        while not self.ended.wait(LEASE_RENEWED):
+            now = self.read()
+            if now and now["token"] != self.text["token"]:
+                self.lost = True
+                return
+            self.text["renewals"] += 1
+            new = self.path.with_suffix(f".{self.text['token']}")
+            with contextlib.suppress(OSError):  # a file server that is slow
+                new.write_text(json.dumps(self.text))
+                new.replace(self.path)
+
+    def give_back(self):
+        self.ended.set()
+        now = self.read()
+        if now and now["token"] == self.text["token"]:
+            with contextlib.suppress(OSError):
+                self.path.unlink()
+                self.path.parent.rmdir()  # if nothing else is in it
+
+
+def machine_of_this_process():
+    """Return what only processes that see each other's numbers share; "" if unknown.
+
+    Two containers may have the same host name, and each a process 1.
+    """
+    try:
+        boot = pathlib.Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+        return f"{boot} {os.readlink('/proc/self/ns/pid')}"
+    except OSError:
+        return ""
+
+
+def start_of_process(number):
+    """Return when a process of this machine has started; "" if it is no more."""
+    try:
+        text = pathlib.Path(f"/proc/{number}/stat").read_text()
+    except OSError:
+        return ""
+    state, *fields = text.rpartition(")")[2].split()  # its name, in (), may have spaces
+    return "" if state in "ZX" else fields[18]
+
+
 class Checkpoints:
     """Everything that goes on, as arrays in a file that is either whole or not there.
 
@@ -1237,15 +1512,12 @@ def as_array(variable):
 class Log:
     """log.csv: a row for each epoch, each metric below its name.
 
-    All processes read the same file, since they decide by it when to stop; the first
-    one writes it.
+    Its rows are in the checkpoints, too: all processes decide by them when to stop, and
+    a file that is cut, changed or gone is written anew.
     """
 
     def __init__(self, path):
         self.path, self.rows = path, []
-        if path.exists():
-            with open(path, newline="") as file:
-                self.rows = list(csv.DictReader(file))
 
     def add(self, epoch, results):
         self.rows.append({"epoch": epoch} | results)
@@ -1498,14 +1770,14 @@ def create_keeper(run):
 class Run:
     """One training: the model, its data, its folder, and how far it is."""
 
-    def __init__(self, options, backend, data, model, restored, writes_to):
-        self.options, self.backend = options, backend
+    def __init__(self, options, backend, data, model, restored, writes_to, lease):
+        self.options, self.backend, self.lease = options, backend, lease
         self.data, self.model = data, model
         self.writes_to = writes_to
         self.state = State(model, backend)
         self.checkpoints = Checkpoints(writes_to)
-        self.log = Log(options.run_folder / "log.csv")
-        self.log.path = writes_to / "log.csv"
+        self.log = Log(writes_to / "log.csv")
+        self.events = None
         self.by_hand = None
         if isinstance(backend, OnTensorFlow) and backend.processes > 1:
             self.by_hand = ByHand(model, backend)
@@ -1542,7 +1814,8 @@ class Run:
                 "replicas"
             )
         self.metrics = facts["metrics"] if self.step else []
-        self.log.forget_after(self.epoch)
+        self.log.rows = facts["log"]
+        self.log.write()
 
     def epoch_of(self):
         """Return what decides which examples are in which step, in words."""
@@ -1550,6 +1823,45 @@ class Run:
             f"{self.data.counts[0]} examples, {self.data.batch_size} a step on "
             f"{self.backend.replicas} replicas, shuffled by {self.data.buffer}"
         )
+
+    def describe_start(self):
+        """Return what was found, and where it begins, as lines to print."""
+        backend, data = self.backend, self.data
+        workers = (
+            "1 worker" if backend.processes == 1 else f"{backend.processes} workers"
+        )
+        devices = f"{backend.local_replicas} {backend.kind}"
+        devices += "s" * (backend.local_replicas > 1) + " each" * (
+            backend.processes > 1
+        )
+        left_out = data.counts[0] - data.steps * data.batch_size
+        lines = [
+            f"{workers} with {devices}: {data.batch_size} examples a step, "
+            f"{data.batch_size // backend.replicas} of them on each device",
+            f"{data.counts[0]:,} examples to train on: {data.steps} steps an epoch"
+            + f", which leave out {left_out}" * bool(left_out)
+            + f"; {data.counts[1]:,} to validate with",
+        ]
+        epochs = self.options.epochs
+        if self.has_ended():
+            return [
+                *lines,
+                f"nothing is left to train: {self.epoch} epochs, and "
+                f"--patience {self.options.patience} is over",
+            ]
+        if self.epoch >= epochs:
+            return [
+                *lines,
+                f"nothing is left to train: {self.epoch} epochs are done, "
+                f"--epochs is {epochs}",
+            ]
+        begin = f"epochs {self.epoch + 1} to {epochs}"
+        if self.epoch or self.step:
+            return [
+                *lines,
+                f"{begin}, from the checkpoint of epoch {self.epoch}, step {self.step}",
+            ]
+        return [*lines, f"{begin}, from the start"]
 
     # While it trains
 
@@ -1649,6 +1961,7 @@ class Run:
 
     def keep(self, done, logs):
         """Keep an epoch that is done: its row, its weights, and a checkpoint."""
+        seconds = time.monotonic() - self.epoch_started
         speed = self.speed(self.shares.steps, self.trained_seconds)
         results = flat(logs)
         if self.options.patience and "val_loss" not in results:
@@ -1665,7 +1978,10 @@ class Run:
             self.write_events(done, results)
         if self.backend.index == 0:
             words = ", ".join(f"{name} {value:.4f}" for name, value in results.items())
-            say(f"epoch {done} of {self.options.epochs}: {words}; {speed}")
+            say(
+                f"epoch {done} of {self.options.epochs}: {words}; "
+                f"{seconds:.1f} s, {speed}"
+            )
         if any_of(self.backend, bool(SIGNALLED)) and done < self.options.epochs:
             raise Saved
 
@@ -1675,6 +1991,10 @@ class Run:
 
     def save(self, epoch, step, with_metrics=False):
         """Write a checkpoint; all processes wait until the first one has done so."""
+        if self.lease and self.lease.lost:
+            refuse(
+                f"another training has taken {self.options.run_folder}: this one ends"
+            )
         values, metrics = self.state.read()
         facts = {
             "epoch": epoch,
@@ -1683,6 +2003,7 @@ class Run:
             "epoch_of": self.epoch_of(),
             "variables": self.state.describe(),
             "metrics": [value.tolist() for value in metrics] if with_metrics else [],
+            "log": self.log.rows,
         }
         if self.backend.index == 0:
             self.checkpoints.save(facts, values)
@@ -1695,11 +2016,12 @@ class Run:
             return
         import tensorflow as tf
 
-        writer = tf.summary.create_file_writer(str(self.writes_to / "events"))
-        with writer.as_default(step=epoch):
+        if self.events is None:  # one file for this start
+            self.events = tf.summary.create_file_writer(str(self.writes_to / "events"))
+        with self.events.as_default(step=epoch):
             for name, value in results.items():
                 tf.summary.scalar(name, value)
-        writer.close()
+        self.events.flush()
 
     # When it has ended
 
@@ -1715,6 +2037,19 @@ class Run:
     def digest(self):
         weights = b"".join(array.tobytes() for array in self.model.get_weights())
         return hashlib.sha256(weights).hexdigest()[:16]
+
+    def apart(self):
+        """Return the paths of weights in which processes differ; all must ask."""
+        import numpy as np
+
+        digests = [
+            np.frombuffer(hashlib.sha256(array.tobytes()).digest()[:4], "int32")
+            for array in self.model.get_weights()
+        ]
+        gathered = self.backend.gather(np.stack(digests))
+        differ = (gathered != gathered[0]).any(axis=(0, 2))
+        paths = [weight.path for weight in self.model.weights]
+        return list(itertools.compress(paths, differ))
 
     def describe_dry_run(self):
         """Return how large the model is, how fast its steps were, what they took."""
@@ -1788,7 +2123,7 @@ def restore(options):
     if options.dry_run:
         return None
     restored = Checkpoints(options.run_folder).restore()
-    if not restored and Log(options.run_folder / "log.csv").rows:
+    if not restored and (options.run_folder / "log.csv").exists():
         refuse(
             f"{options.run_folder} has the log of a training, and no checkpoint to go "
             "on from: use another --run-folder, or delete this one"
@@ -1801,65 +2136,188 @@ def train(options):
     place = resolve_cluster(os.environ)
     choose_gpus(place, os.environ)
     check_backend(options.backend)
+    check_port(place, options.backend)
     kind = OnJax if options.backend == "jax" else OnTensorFlow
     backend = kind(place, options)
     listen_for_signals()  # only now: jax.distributed listens for itself
-    restored = restore(options)
+    with contextlib.ExitStack() as stack:
+        lease = take_folder(options, backend, stack)
+        restored = restore(options)
+        check_progress(options, backend, restored)
+        batch_size = options.batch_size_per_replica * backend.replicas
+        data = Data(options.data, batch_size, options.shuffle_buffer_mib * 2**20)
+        first_epoch = restored[0]["epoch"] if restored else 0
+        if not all_equal(backend, data.digest(first_epoch)):
+            refuse(
+                "examples() returns other examples, or another order, in each process: "
+                "read files in sorted order, draw with the global seed of NumPy or "
+                "TensorFlow, and never at random in a map with num_parallel_calls"
+            )
+        model = create_model(options, backend, data)
+        folder = options.run_folder
+        if backend.index or options.dry_run:
+            # All processes save together, and only what the first one writes is kept.
+            folder = pathlib.Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        folder.mkdir(parents=True, exist_ok=True)
+        run = Run(options, backend, data, model, restored, folder, lease)
+        if options.dry_run:
+            dry_run(run)
+        else:
+            train_and_write(run)
+    return model
+
+
+def take_folder(options, backend, stack):
+    """Return this training's lease on its run folder; None in all but the first one.
+
+    It is given back when the stack is left.
+    """
+    if options.dry_run:
+        return None
+    lease, is_taken = None, True
+    if backend.index == 0:
+        lease = Lease(options.run_folder)
+        is_taken = lease.take()
+        if is_taken:
+            stack.callback(lease.give_back)
+    if any_of(backend, not is_taken):
+        refuse(
+            f"another training uses {options.run_folder}, and its lease.json names it: "
+            "end it, or use another --run-folder"
+        )
+    return lease
+
+
+def check_progress(options, backend, restored):
+    """Refuse a folder in which each process finds something else."""
     progress = [restored[0][fact] for fact in ("epoch", "step")] if restored else [0, 0]
     if not all_equal(backend, json.dumps(progress).encode()):
         refuse(
             f"this process finds epoch {progress[0]}, step {progress[1]} in "
             f"{options.run_folder}, and others do not: all must reach the same folder"
         )
-    batch_size = options.batch_size_per_replica * backend.replicas
-    buffer = options.shuffle_buffer_mib * 2**20
-    data = Data(options.data, batch_size, buffer)
-    if not all_equal(backend, data.digest(progress[0])):
-        refuse(
-            "examples() returns other examples, or another order, in each process: "
-            "read files in sorted order, draw with the global seed of NumPy or "
-            "TensorFlow, and never at random in a map with num_parallel_calls"
-        )
-    model = create_model(options, backend, data)
-    with contextlib.ExitStack() as stack:
-        folder = options.run_folder
-        if (
-            backend.index or options.dry_run
-        ):  # all save together; the first one's is kept
-            folder = pathlib.Path(stack.enter_context(tempfile.TemporaryDirectory()))
-        folder.mkdir(parents=True, exist_ok=True)
-        run = Run(options, backend, data, model, restored, folder)
-        finalize = model.optimizer.finalize_variable_values
-        model.optimizer.finalize_variable_values = lambda variables: None
-        if options.dry_run:
-            options.epochs = 1
-        run.fit()
-        if options.dry_run:
-            for line in run.describe_dry_run():
-                say(f"process {backend.index}: {line}")
-            return model
-        finalize(
-            model.trainable_variables
-        )  # moving averages, if the optimizer has some
-        run.write_model()
-        first = run.first_epoch + 1
+
+
+def dry_run(run):
+    """Train a few steps, and say what they took."""
+    run.options.epochs = 1
+    run.model.optimizer.finalize_variable_values = lambda variables: None
+    run.fit()
+    for line in run.describe_dry_run():
+        say(f"process {run.backend.index}: {line}")
+
+
+def train_and_write(run):
+    """Train until the end; write what it leaves."""
+    model, backend = run.model, run.backend
+    if backend.index == 0:
+        for line in run.describe_start():
+            say(line)
+    finalize = model.optimizer.finalize_variable_values
+    model.optimizer.finalize_variable_values = lambda variables: None
+    run.fit()
+    finalize(model.trainable_variables)  # moving averages, if the optimizer has some
+    run.write_model()
+    apart = run.apart()
+    if apart and backend.index == 0:
         say(
-            f"worker {backend.index}: epochs {first} to {run.epoch}; "
-            f"weights {run.digest()}"
+            f"the workers' weights differ in {', '.join(apart)}: what a layer keeps "
+            "there, each worker computes for itself; written is what the first one has"
         )
-        any_of(backend, False)  # nobody leaves while another still writes
-    return model
+    trained = f"epochs {run.first_epoch + 1} to {run.epoch}"
+    if run.epoch == run.first_epoch:
+        trained = f"epoch {run.epoch} was the last"
+    say(f"worker {backend.index}: {trained}; weights {run.digest()}")
+    any_of(backend, False)  # nobody leaves while another still writes
+
+
+def free_addresses(number):
+    """Return addresses of this machine at which nobody listens."""
+    with contextlib.ExitStack() as stack:
+        sockets = [stack.enter_context(socket.socket()) for _ in range(number)]
+        for each in sockets:
+            each.bind(("127.0.0.1", 0))
+        return [f"127.0.0.1:{each.getsockname()[1]}" for each in sockets]
+
+
+PARENT = "TRAIN_PY_PARENT"
+"""In a local worker's environment: the number of the process that has started it."""
+
+
+def train_with_local_workers(options, words):
+    """Train with several processes on this machine; return the exit code."""
+    for name in "TF_CONFIG", "JAX_COORDINATOR_ADDRESS", "SLURM_STEP_NODELIST":
+        if os.environ.get(name):
+            refuse(f"--local-workers is for one machine, and {name} names a cluster")
+    count = options.local_workers
+    addresses, visible = free_addresses(count), visible_gpus(os.environ)
+    command = [sys.executable, os.path.abspath(__file__), *words, "--local-workers=1"]
+    workers = []
+    try:
+        for index in range(count):
+            own = own_gpus(visible, Place(index, addresses, index, count), len(visible))
+            variables = {"TF_CONFIG": tf_config(addresses, index)}
+            variables[PARENT] = str(os.getpid())
+            if visible:
+                variables["CUDA_VISIBLE_DEVICES"] = ",".join(own)
+            workers.append(subprocess.Popen(command, env=os.environ | variables))
+        listen_for_signals()
+        return wait_for_workers(workers)
+    finally:
+        for worker in workers:
+            worker.kill()
+            worker.wait()
+
+
+def wait_for_workers(workers):
+    """Return the exit code of the first one that fails, which ends all; or 0."""
+    handed_on, until, code = 0, math.inf, 0
+    while None in [worker.poll() for worker in workers]:
+        for number in SIGNALLED[handed_on:]:
+            for worker in workers:
+                worker.send_signal(number)
+        handed_on = len(SIGNALLED)
+        failed = [worker.returncode for worker in workers if worker.returncode]
+        if failed and not code:
+            code = failed[0]
+            until = time.monotonic() + PEERS_SECONDS
+        if time.monotonic() > until:
+            say(f"a worker has ended with exit code {code}: the others end, too")
+            break
+        time.sleep(0.1)
+    code = code or next((each.returncode for each in workers if each.returncode), 0)
+    return code if code >= 0 else 128 - code  # as a shell says that a signal ended it
+
+
+def end_with_parent():
+    """End this process when the one that has started it is no more."""
+    parent = os.environ.get(PARENT)
+    if not parent:
+        return
+
+    def watch():
+        while str(os.getppid()) == parent:
+            time.sleep(1)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
 def main(words):
     """Train; return the exit code."""
     options = parse(words)
     try:
+        if options.local_workers > 1:
+            return train_with_local_workers(options, words)
+        end_with_parent()
         train(options)
     except Saved:
         say("a signal came, and everything is saved: started again, it goes on")
         code = SAVED
-    except SystemExit as end:
+    except Refused as end:
+        print(end.code, file=sys.stderr, flush=True)
+        code = REFUSED
+    except SystemExit as end:  # from the functions at the top
         print(end.code, file=sys.stderr, flush=True)
         code = 1
     except Exception:

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# train.py on two machines (or more), by hand:   bash cluster/two_machines.sh --epochs 10   
+# train.py on two machines (or more), by hand:   bash cluster/two_machines.sh --epochs 10
 # (arguments go to train.py; with --backend jax Keras trains on JAX)
 # Change the three lines with CHANGE-ME; as they are, this script refuses to run.
 HOSTS="CHANGE-ME-1 CHANGE-ME-2"     # names or addresses at which the machines reach each other, on a private network;
@@ -14,7 +14,7 @@ RUN_FOLDER="/CHANGE-ME/run"         # a folder that all of them share (NFS, say)
 #   With two clouds' or two homes' routers in between: use a private network over them (WireGuard), never an open port.
 # ssh must get in without asking: ssh-copy-id HOST, once. Run this from either machine, or from a third one.
 PORT=20111
-PROGRAM=train.py                    # or your own in the folder cluster/: the file that notebook 06 has written
+PROGRAM="$COURSE/cluster/train.py"  # or the file that notebook 06 has written, at the same place on each of them
 MOST_ATTEMPTS=4
 
 set -u
@@ -32,7 +32,7 @@ for host in "${hosts[@]}"; do
 done
 tf_config() { echo "{\"cluster\": {\"worker\": [${addresses:2}]}, \"task\": {\"type\": \"worker\", \"index\": $1}}"; }
 # %q: spaces and quotes get through the shell at the other end.
-python="RUN_FOLDER=$(printf %q "$RUN_FOLDER") exec$(printf ' %q' "$COURSE/.venv/bin/python" "$COURSE/cluster/$PROGRAM" "$@")"
+python="RUN_FOLDER=$(printf %q "$RUN_FOLDER") exec$(printf ' %q' "$COURSE/.venv/bin/python" "$PROGRAM" "$@")"
 
 workers=()
 stop() { [ ${#workers[@]} -eq 0 ] || kill "${workers[@]}" 2> /dev/null; wait; }
@@ -45,9 +45,10 @@ for ((attempt = 0; attempt < MOST_ATTEMPTS; attempt++)); do
         workers+=($!)
     done
     failed=0
-    for _ in "${workers[@]}"; do wait -n || { failed=1; break; }; done  # one that fails ends all of them
+    for _ in "${workers[@]}"; do wait -n || { failed=$?; break; }; done  # one that fails ends all of them
     [ $failed -eq 0 ] && exit 0
     stop
+    [ $failed -eq 2 ] && exit 2  # train.py has said what to change
     echo "attempt $attempt failed: all start again from the last checkpoint"
 done
 exit 1

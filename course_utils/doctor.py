@@ -18,14 +18,19 @@ from course_utils import cluster, environment, errors
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 NEEDED = ("tensorflow", "keras", "numpy", "scipy", "scikit-learn", "matplotlib", "psutil", "cloudpickle")
 INSTALL = "install requirements.txt (make lab does it, in an environment of its own)"
-LOOK = "import json; from course_utils import environment; print(json.dumps(environment.facts()))"
+LOOK = "import json; from course_utils import environment; print(json.dumps(environment.tensorflow_facts()))"
 SHARED = "/dev/shm"
-LOADED = 60  # seconds in which TensorFlow must be loaded
+LOADED = 300  # seconds in which TensorFlow must be loaded: a busy machine may need minutes
 OLDEST_DRIVER = 525  # for CUDA 12: https://www.tensorflow.org/install/pip
 OK, WARN, FAIL = "[ OK ]", "[WARN]", "[FAIL]"
 
 
 def python():
+    """Its version; and first of all whether it is the Python of the course's own environment, if there is one."""
+    own = ROOT / ".venv"
+    if (own / "pyvenv.cfg").exists() and not os.path.samefile(own, sys.prefix):
+        remedy = "run .venv/bin/python -m course_utils, in the course's folder (on Windows .venv\\Scripts\\python)"
+        yield False, WARN, "this is another Python than that of the course's environment, .venv", remedy
     version = ".".join(map(str, sys.version_info[:3]))
     fits = (3, 11) <= sys.version_info[:2] <= (3, 13)
     yield fits, FAIL, f"Python {version}", "use Python 3.11, 3.12 or 3.13: TensorFlow has packages for these"
@@ -69,8 +74,28 @@ def _requirements():
     return {requirement.name: requirement.specifier for requirement in map(Requirement, texts)}
 
 
+def keras_backend():
+    """The notebooks train Keras on TensorFlow; where they use JAX, they say so to a process of its own."""
+    backend = os.environ.get("KERAS_BACKEND") or _configured_backend()
+    if backend != "tensorflow":
+        words = f"Keras would run on {backend}, by KERAS_BACKEND or ~/.keras/keras.json: the notebooks need TensorFlow"
+        yield False, FAIL, words, "set KERAS_BACKEND=tensorflow before Jupyter starts"
+
+
+def _configured_backend():
+    """The backend in Keras' own file, which it reads where KERAS_BACKEND is not set."""
+    path = pathlib.Path(os.environ.get("KERAS_HOME", "~/.keras")).expanduser() / "keras.json"
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))["backend"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return "tensorflow"
+
+
 def tensorflow():
     """Loaded in a process of its own, since a broken one may take the process with it."""
+    if not environment.installed("tensorflow"):
+        yield False, FAIL, "TensorFlow is not installed", f"{INSTALL}; on a TPU see notebook 04"
+        return
     env = os.environ | {"PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])}
     ways = {"capture_output": True, "text": True, "timeout": LOADED, "stdin": subprocess.DEVNULL}
     try:
@@ -169,7 +194,7 @@ def jupyter():
     yield own, WARN, words, "python -m ipykernel install --sys-prefix, with this Python"
 
 
-CHECKS = (python, packages, tensorflow, nvidia, memory, disk, loopback, workers, mnist, jupyter)
+CHECKS = (python, packages, keras_backend, tensorflow, nvidia, memory, disk, loopback, workers, mnist, jupyter)
 
 
 def verdicts(check) -> list[tuple[str, str, str]]:

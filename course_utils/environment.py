@@ -120,10 +120,10 @@ def facts() -> dict[str, str]:
     """What is here, `{short name: short text}`; "remedy" where something is wrong. Initialises no device."""
     import platform
 
-    (total, free), (tensorflow, devices) = memory(), _tensorflow_facts()
+    (total, free), devices = memory(), tensorflow_facts()
     return {
         "Python": platform.python_version(),
-        "TensorFlow": tensorflow,
+        "TensorFlow": devices.pop("TensorFlow"),
         "Keras": (installed("keras") and (_version("keras") or _version("keras-nightly"))) or "not installed",
         "system": f"{platform.system()} {platform.machine()}" + f", {host()}" * bool(host()),
         "CPU cores": str(os.cpu_count()),
@@ -132,8 +132,13 @@ def facts() -> dict[str, str]:
     } | devices
 
 
-def _tensorflow_facts():
-    """TensorFlow's version, in its own words, and what it says of accelerators; or why it says nothing."""
+def tensorflow_facts() -> dict[str, str]:
+    """TensorFlow's version, and what it says of accelerators, or why it says nothing: {short name: short text}."""
+    version, devices = _version_and_devices()
+    return {"TensorFlow": version} | devices
+
+
+def _version_and_devices():
     unknown = {"GPUs": "unknown", "TPUs": "unknown"}
     if problem := unfit_libtpu():
         return "not loaded", unknown | {"remedy": problem}

@@ -153,8 +153,9 @@ def submit(cluster, course, tmp_path, monkeypatch):
         assert len(re.findall(f"{old}(?!\\S)", text)) == 1
         text = re.sub(f"{old}(?!\\S)", new, text)
 
-    def run(tasks=1, epochs=2, disturb=lambda job: None, path=None, more=("--allow-cpu",)):
-        (tmp_path / "train.sbatch").write_text(text)
+    def run(tasks=1, epochs=2, disturb=lambda job: None, path=None, more=("--allow-cpu",), program=None):
+        own = text if program is None else text.replace('"$COURSE/cluster/train.py"', str(program))
+        (tmp_path / "train.sbatch").write_text(own)
         monkeypatch.setenv("PATH", path or os.environ["PATH"])
         shutil.rmtree(tmp_path / "run", ignore_errors=True)
         given = ["sbatch", "--parsable", f"--ntasks-per-node={tasks}", f"--output={tmp_path}/out.txt"]
@@ -226,6 +227,18 @@ def test_a_task_is_killed_and_the_job_comes_back(submit, backend):
     assert "back to the queue" in out
     assert "epochs 1 to" not in out, "the second attempt began anew"
     assert weights_of(out, 2) == undisturbed
+
+
+def test_a_bug_does_not_come_back(submit, course):
+    """A Python error in the first minute, on both tasks: the job fails, and is not requeued."""
+    program = course / "broken.py"
+    text = (ROOT / "cluster" / "train.py").read_text(encoding="utf-8")
+    program.write_text(
+        text.replace("    loss = keras.losses", "    loss = keras.no_such_thing.losses"), encoding="utf-8"
+    )
+    state, out = submit(program=program)
+    assert state["JobState"] == "FAILED" and state["Restarts"] == "0", out
+    assert "no_such_thing" in out and "a Python error within a minute of the first start" in out
 
 
 def test_before_the_time_is_up_all_tasks_save_and_the_job_comes_back(submit):

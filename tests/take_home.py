@@ -642,7 +642,7 @@ def test_one_process_that_is_refused_ends_at_once(folder, backend):
     options = "--backend", backend, "--epochs", 2, "--batch-size-per-replica", 32, "--run-folder"
     processes = [start(folder, *options, folders[k], TF_CONFIG=json.dumps(places[k])) for k in range(2)]
     printed = [process.communicate(timeout=900)[0] for process in processes]
-    assert all(process.returncode == 1 for process in processes), printed
+    assert all(process.returncode in (1, 2) for process in processes), printed
     assert "this process finds epoch 0, step 0 in elsewhere, and others do not" in printed[1]
     assert time.monotonic() - begin < 250, "and not only when JAX or TensorFlow lose their patience"
 

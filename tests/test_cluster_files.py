@@ -11,6 +11,7 @@ import pytest
 from course_utils.cluster import build_tf_config, check_tf_config, tf_config
 
 TWO = ["localhost:20111", "localhost:20112"]
+CLUSTER = pathlib.Path(__file__).resolve().parent.parent / "cluster"
 
 
 def test_build():
@@ -161,7 +162,7 @@ def test_two_machines_with_users_ipv6_spaces_and_quotes(tmp_path):
     (tmp_path / "ssh").write_text(f'#!/bin/bash\nshift 3\necho "$1" >> {tmp_path}/hosts\nexec bash -c "$2"\n')
     for file in python, tmp_path / "ssh":
         file.chmod(0o755)
-    text = (pathlib.Path(__file__).resolve().parent.parent / "cluster" / "two_machines.sh").read_text()
+    text = (CLUSTER / "two_machines.sh").read_text(encoding="utf-8")
     quoted = str(run).replace('"', '\\"')
     for old, new in {"CHANGE-ME-1 CHANGE-ME-2": "me@10.0.0.1 fd00::2", "/CHANGE-ME/course": str(course),
                      "/CHANGE-ME/run": quoted}.items():  # fmt: skip
@@ -178,3 +179,74 @@ def test_two_machines_with_users_ipv6_spaces_and_quotes(tmp_path):
     assert configs[0]["cluster"]["worker"] == ["10.0.0.1:20111", "[fd00::2]:20111"]
     expected = [str(run), f"{course}/cluster/train.py", "--data", "two words.npz", "--epochs", "3"]
     assert [line[1:] for line in lines] == [expected] * 2
+    for code, again in (2, 0), (1, 4):  # a sentence says what to change; anything else is tried again
+        python.write_text(f"#!/bin/bash\nexit {code}\n")
+        done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=300)
+        assert done.returncode == code and done.stdout.count("failed: all start again") == again
+
+
+SRUN = """#!/bin/bash
+echo "srun has ${SRUN_CPUS_PER_TASK:-no} CPUs a task"
+[ -z "$CHECKPOINT" ] || { mkdir -p "$RUN_FOLDER/checkpoints"; touch "$RUN_FOLDER/checkpoints/epoch-$CHECKPOINT.npz"; }
+exit $CODE
+"""
+SCONTROL = """#!/bin/bash
+case "$1" in
+    show) echo "NodeName=n9"; echo "   Gres=gpu:a100:3(S:0-1),gpu:t4:1"; echo "   GresUsed=gpu:9" ;;
+    requeue) echo "requeued $2" ;;
+esac
+"""
+
+
+@pytest.fixture
+def batch_script(tmp_path):
+    """train.sbatch with its lines filled in; run with stand-ins for srun and scontrol: (exit code, what it says)."""
+    text = (CLUSTER / "train.sbatch").read_text(encoding="utf-8")
+    for old, new in {"/CHANGE-ME/course": tmp_path / "course", "/CHANGE-ME/run": tmp_path / "run"}.items():
+        assert text.count(old) == 1
+        text = text.replace(old, str(new))
+    python = tmp_path / "course" / ".venv" / "bin" / "python"
+    (tmp_path / "course" / "cluster").mkdir(parents=True)
+    python.parent.mkdir(parents=True)
+    for path, content in {"train.sbatch": text, "srun": SRUN, "scontrol": SCONTROL, python: "",
+                          "course/cluster/train.py": ""}.items():  # fmt: skip
+        (tmp_path / path).write_text(content, encoding="utf-8")
+        (tmp_path / path).chmod(0o755)
+
+    def run(code, **variables):
+        env = os.environ | {"PATH": f"{tmp_path}{os.pathsep}{os.environ['PATH']}", "SLURM_JOB_ID": "7"}
+        env |= {"CODE": str(code), "CHECKPOINT": "", "SLURMD_NODENAME": "n9"} | variables
+        done = subprocess.run(["bash", tmp_path / "train.sbatch"], env=env, capture_output=True, text=True, timeout=60)
+        return done.returncode, done.stdout + done.stderr
+
+    return run
+
+
+bash = pytest.mark.skipif(os.name == "nt", reason="bash, and stand-ins that are POSIX scripts")
+
+
+@bash
+def test_what_is_requeued(batch_script):
+    """Not what would fail again; what was killed, four times without progress."""
+    code, said = batch_script(2)
+    assert code == 2 and "requeued" not in said and "change what the sentence above says" in said
+    code, said = batch_script(1)
+    assert code == 1 and "requeued" not in said and "a Python error within a minute of the first start" in said
+    for attempt in range(4):
+        code, said = batch_script(137)
+        assert code == 137 and ("requeued 7" in said) == (attempt < 3)
+    code, said = batch_script(1, CHECKPOINT="000001-00000000")
+    assert code == 1 and "requeued 7" in said, "another worker's death looks the same, and there is something to keep"
+    code, said = batch_script(75)
+    assert code == 75 and "requeued 7" in said
+    assert batch_script(0)[0] == 0
+
+
+@bash
+def test_cpus_and_gpus_of_a_job(batch_script):
+    """srun does not take --cpus-per-task from the job; and GPUs that the job has not asked for are named."""
+    _, said = batch_script(0, SLURM_CPUS_PER_TASK="6", SLURM_GPUS_ON_NODE="1")
+    assert "srun has 6 CPUs a task" in said
+    assert "train.sbatch: this node has 4 GPUs, and the job uses 1 of them (--gres=gpu:4: all)" in said
+    _, said = batch_script(0, SLURM_GPUS_ON_NODE="4")
+    assert "srun has no CPUs a task" in said and "GPUs" not in said

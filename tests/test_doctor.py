@@ -4,6 +4,7 @@ import importlib.metadata
 import io
 import json
 import os
+import shutil
 import subprocess
 import sys
 import types
@@ -35,7 +36,6 @@ PLENTY = """import types
 from course_utils import doctor, environment
 doctor.SHARED, environment.memory = "/", lambda: (32.0, 16.0)
 doctor.shutil.disk_usage = lambda path: types.SimpleNamespace(total=2**36, free=2**35)
-doctor.LOADED = 500
 """
 """A machine with memory and room on its disk, which may be busy: what the doctor would say of the real one is its own
 affair."""
@@ -83,14 +83,45 @@ def test_an_old_driver_and_little_shared_memory(monkeypatch):
         ),
         ("raise ImportError('no libcuda')", "(ImportError: no libcuda)"),
         ("import os; os.abort()", "cannot be loaded: "),
+        (None, "[FAIL] TensorFlow is not installed\n       → install requirements.txt"),
     ],
 )
 def test_tensorflow_is_missing_or_broken(python, tmp_path, fake, words):
-    (tmp_path / "tensorflow.py").write_text(fake)
-    done = python(PLENTY + CODE)
+    without = "environment.installed = lambda name, there=environment.installed: name != 'tensorflow' and there(name)\n"
+    if fake is not None:
+        (tmp_path / "tensorflow.py").write_text(fake)
+    done = python(PLENTY + without * (fake is None) + CODE)
     assert done.returncode == 1
     assert words in done.stdout and done.stdout.count("[FAIL]") == 1
     assert "worker processes start" in done.stdout
+
+
+def test_another_python_than_the_courses(tmp_path):
+    """As it is started on the command line; and with none of the course's packages."""
+    course = tmp_path / "course"
+    shutil.copytree(doctor.ROOT / "course_utils", course / "course_utils")
+    (course / ".venv").mkdir()
+    (course / ".venv" / "pyvenv.cfg").touch()
+    command = [sys._base_executable, "-m", "course_utils"]
+    done = subprocess.run(command, cwd=course, capture_output=True, text=True, timeout=300)
+    first, remedy, *_ = done.stdout.splitlines()
+    assert first == "[WARN] this is another Python than that of the course's environment, .venv"
+    assert ".venv/bin/python -m course_utils" in remedy
+    assert done.returncode == 1 and "[FAIL] TensorFlow is not installed" in done.stdout and not done.stderr
+
+
+@pytest.mark.parametrize("by_file", [False, True])
+def test_another_keras_backend(monkeypatch, tmp_path, by_file):
+    if by_file:
+        (tmp_path / "keras.json").write_text('{"backend": "torch"}')
+        monkeypatch.setenv("KERAS_HOME", str(tmp_path))
+    else:
+        monkeypatch.setenv("KERAS_BACKEND", "torch")
+    ((level, text, remedy),) = lines(doctor.keras_backend)
+    assert level == doctor.FAIL and text.startswith("Keras would run on torch, by KERAS_BACKEND")
+    assert remedy == "set KERAS_BACKEND=tensorflow before Jupyter starts"
+    monkeypatch.setenv("KERAS_BACKEND", "tensorflow")
+    assert lines(doctor.keras_backend) == []
 
 
 @pytest.mark.parametrize("encoding", ["cp1252", "ascii"])
@@ -108,9 +139,9 @@ def test_tensorflow_that_never_loads(monkeypatch):
         raise subprocess.TimeoutExpired(args[0], timeout)
 
     monkeypatch.setattr(subprocess, "run", never)
-    too_late = (doctor.FAIL, "TensorFlow did not load within 60 seconds", "free some memory, and try again")
+    too_late = (doctor.FAIL, "TensorFlow did not load within 300 seconds", "free some memory, and try again")
     assert lines(doctor.tensorflow) == [too_late]
-    monkeypatch.setattr(doctor.environment, "installed", lambda module: module == "libtpu")
+    monkeypatch.setattr(doctor.environment, "installed", lambda module: module in ("libtpu", "tensorflow"))
     ((*_, remedy),) = lines(doctor.tensorflow)
     assert remedy.endswith("waits for Google's metadata server, set TPU_SKIP_MDS_QUERY=1")
 

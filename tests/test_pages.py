@@ -125,6 +125,7 @@ def test_the_ways_around(page):
 def minutes(cells):
     """To work through a notebook, to the quarter of an hour.
 
+    The set-up cell does not count: nobody has to read it.
     150 words of prose a minute, 8 lines of code, 3/4 of a minute for a figure, 1 to predict an outcome, 6 for an
     exercise; all lines of code count. An estimate that agrees with careful readings of 01 to 04; nobody was timed.
     """
@@ -133,7 +134,7 @@ def minutes(cells):
         if cell.cell_type == "markdown":
             words = re.sub(r"<[^>]*>|\]\([^)]*\)", " ", cell.source).split()
             total += len(words) / 150 + cell.source.count("<b>Predict.</b>")
-        else:
+        elif cell.id != "set-up":
             total += sum(bool(line.strip()) for line in cell.source.splitlines()) / 8
             total += sum("image/png" in output.get("data", {}) for output in cell.outputs) * 3 / 4
             total += 6 * cell.id.startswith("exercise-")

@@ -10,11 +10,13 @@ import pathlib
 import re
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import types
 
 import numpy as np
+import psutil
 import pytest
 
 from course_utils import cluster
@@ -58,10 +60,14 @@ def ends(*processes):
     return digest, printed
 
 
-def wait_for_first_epoch(process):
-    """Read what it prints until it tells of its first epoch; it must not end before."""
-    while not process.stdout.readline().startswith("epoch 1 of"):
+def wait_for_epoch(process, number=r"\d+"):
+    """Read what it prints until it tells of an epoch; it must not end before."""
+    while not re.match(f"epoch {number} of", process.stdout.readline()):
         assert process.poll() is None
+
+
+def wait_for_first_epoch(process):
+    wait_for_epoch(process, 1)
 
 
 def refused(*processes):
@@ -134,7 +140,13 @@ def test_two_workers_train_as_one_process_does(folder, backend):
     one, two, simulated = (numbers(folder / name) for name in ("one", "two", "four"))
     tolerance = 1e-3 if backend == "jax" else 2e-5  # JAX 0.12 rounds otherwise for other shapes: 1.4e-4 after 24 steps
     assert two == pytest.approx(one, abs=tolerance) and simulated == pytest.approx(one, abs=tolerance)
-    assert re.search(r"\nepoch 1 of 1: .*val_loss [\d.]+; [\d,]+ examples/s, \d:\d\d:\d\d left\n", "\n" + printed)
+    speed = r"\d+\.\d s, [\d,]+ examples/s, \d:\d\d:\d\d left\n"
+    assert re.search(r"\nepoch 1 of 1: .*val_loss [\d.]+; " + speed, "\n" + printed)
+    assert "2 workers with 1 CPU each: 64 examples a step, 32 of them on each device\n" in printed
+    assert (
+        "1,536 examples to train on: 24 steps an epoch; 261 to validate with\nepochs 1 to 1, from the start" in printed
+    )
+    assert "has crashed" not in printed and "have crashed" not in printed
     files = {"best.weights.h5", "last.weights.h5", "model.keras", "checkpoints", "log.csv"}
     assert files <= {path.name for path in (folder / "two").iterdir()}
 
@@ -356,6 +368,124 @@ def test_a_dry_run_leaves_nothing(folder, backend):
     assert [path.name for path in folder.iterdir()] == ["train.py"]
 
 
+# What it says, and other trainings in the same folder
+
+
+def test_it_says_what_is_left_to_train(folder):
+    """One epoch; one more of other steps, which leave examples out; none."""
+    _, (first,) = ends(start(folder, "--epochs", 1))
+    assert "1 worker with 1 CPU: 64 examples a step, 64 of them on each device\n" in first
+    options = "--batch-size-per-replica", 500, "--logical-cpus", 2
+    _, (second,) = ends(start(folder, "--epochs", 2, *options))
+    assert "1 worker with 2 simulated CPUs: 1000 examples a step, 500 of them on each device\n" in second
+    assert "1,536 examples to train on: 1 steps an epoch, which leave out 536; 261 to validate with\n" in second
+    assert "epochs 2 to 2, from the checkpoint of epoch 1, step 0\n" in second
+    _, (third,) = ends(start(folder, "--epochs", 2))
+    assert "nothing is left to train: 2 epochs are done, --epochs is 2\n" in third
+    assert "worker 0: epoch 2 was the last; weights" in third
+
+
+def test_a_log_that_is_cut_or_gone_is_written_anew(folder):
+    ends(start(folder, "--epochs", 2))
+    path = folder / "run" / "log.csv"
+    whole = path.read_text()
+    for damage in (lambda: path.write_text(whole[:-30]), path.unlink, lambda: path.write_bytes(b"\xff\x00,\n")):
+        damage()
+        ends(start(folder, "--epochs", 2))
+        assert path.read_text() == whole
+    ends(start(folder, "--epochs", 3))
+    assert path.read_text().startswith(whole) and len(log(folder / "run")) == 3
+
+
+def lease_of(folder, **changes):
+    """The lease of a training in this folder, changed."""
+    lease = json.loads((folder / "run" / "lease.json").read_text())
+    return json.dumps(lease | changes)
+
+
+def test_two_trainings_in_one_folder(folder):
+    """One trains; another is refused. After a SIGKILL of the first, whose lease stays behind, another goes on."""
+    changed(folder, ("        self.warm_up(done)\n", "        self.warm_up(done)\n        time.sleep(0.1)\n"))
+    first = start(folder, "--epochs", 50)
+    wait_for_first_epoch(first)
+    sentence = refused(*start_two(folder, "--epochs", 2))
+    assert sentence.startswith("another training uses run, and its lease.json names it: end it, or use another --run")
+    first.kill()
+    first.communicate()
+    assert (folder / "run" / "lease.json").exists()
+    _, (printed,) = ends(start(folder, "--epochs", 1))
+    assert "waiting" not in printed and not (folder / "run" / "lease.json").exists()
+
+
+def test_the_lease_of_another_machine(folder):
+    """Nobody renews it: after a while it is nobody's. Somebody does: refused."""
+    changed(folder, ("LEASE_EXPIRES = 30", "LEASE_EXPIRES = 3"))
+    lease = {"token": "a", "renewals": 1, "host": "n9", "process": 7, "machine": "other", "started": "1"}
+    (folder / "run").mkdir()
+    path = folder / "run" / "lease.json"
+    path.write_text(json.dumps(lease))
+    _, (printed,) = ends(start(folder, "--epochs", 1))
+    assert "run/lease.json names process 7 on n9: waiting 3 seconds to see whether it still trains\n" in printed
+    path.write_text(json.dumps(lease))
+    second = start(folder, "--epochs", 2)
+    while not (line := second.stdout.readline()).startswith("run/lease.json names"):
+        assert line, "it has ended"
+    path.write_text(json.dumps(lease | {"renewals": 2}))
+    assert "another training uses run" in refused(second)
+    assert json.loads(path.read_text())["token"] == "a", "the other one's lease stays"
+
+
+def test_a_training_whose_folder_was_taken_ends(folder):
+    wait = "        self.warm_up(done)\n"
+    changed(folder, ("LEASE_RENEWED = 5", "LEASE_RENEWED = 0.2"), (wait, wait + "        time.sleep(0.05)\n"))
+    process = start(folder, "--epochs", 50)
+    wait_for_first_epoch(process)
+    (folder / "run" / "lease.json").write_text(lease_of(folder, token="another"))
+    assert "another training has taken run: this one ends" in refused(process)
+
+
+# Several processes on this machine, by one command
+
+
+@each_backend
+def test_local_workers(folder, backend):
+    """One command, two processes; and the same weights as two that are started by hand."""
+    options = "--backend", backend, "--epochs", 1, "--batch-size-per-replica", 32
+    process = start(folder, *options, "--local-workers", 2)
+    printed = process.communicate(timeout=900)[0]
+    assert process.returncode == 0, printed
+    digests = dict(re.findall(r"worker (\d): epochs 1 to 1; weights ([0-9a-f]{16})\n", printed))
+    by_hand, _ = ends(*start_two(folder, "--backend", backend, "--epochs", 1, "--run-folder", "by-hand"))
+    assert digests == {"0": by_hand, "1": by_hand}
+
+
+def children_of(process):
+    return psutil.Process(process.pid).children(recursive=True)
+
+
+def test_local_workers_leave_together(folder):
+    """A worker is killed: the others end. The command itself is killed: so do they. SIGTERM: all save."""
+    wait = "        self.warm_up(done)\n"
+    changed(folder, (wait, wait + "        time.sleep(0.1)\n"))
+    options = "--local-workers", 2, "--batch-size-per-replica", 32, "--epochs", 50
+    for end, code in (lambda p: children_of(p)[1].kill(), 137), (lambda p: p.terminate(), 75), (lambda p: p.kill(), -9):
+        process = start(folder, *options)
+        wait_for_epoch(process)
+        workers = [child for child in children_of(process) if "train.py" in str(child.cmdline())]
+        assert len(workers) == 2
+        end(process)
+        assert process.wait(300) == code
+        _, alive = psutil.wait_procs(workers, 60)
+        assert not alive
+        process.stdout.close()
+
+
+def test_local_workers_within_a_cluster(folder):
+    config = '{"cluster": {"worker": ["a:1"]}, "task": {"type": "worker", "index": 0}}'
+    sentence = refused(start(folder, "--local-workers", 2, TF_CONFIG=config))
+    assert sentence == "--local-workers is for one machine, and TF_CONFIG names a cluster"
+
+
 # Slurm's places and GPUs
 
 NODES = "#!/bin/sh\nfor node in n9 n10 n11; do echo $node; done\n"
@@ -381,11 +511,60 @@ SLURM = {"SLURM_STEP_NODELIST": "n[9-11]", "SLURM_STEP_TASKS_PER_NODE": "2(x2),1
 
 
 def test_the_place_that_slurm_gives(folder):
-    workers = ["n9:21422", "n9:21423", "n10:21422", "n10:21423", "n11:21422"]
+    first = 12000 + 4711 % 625 * 32
+    ports = [str(first + k) for k in (0, 1, 0, 1, 0)]
+    workers = [f"{host}:{port}" for host, port in zip(["n9", "n9", "n10", "n10", "n11"], ports, strict=True)]
     (index, found, local, tasks), _, config, _ = place(folder, **SLURM)
     assert (index, found, local, tasks) == (3, workers, 1, 2)
     assert json.loads(config) == {"cluster": {"worker": workers}, "task": {"type": "worker", "index": 3}}
     assert place(folder)[0] == [0, [], 0, 1]
+
+
+def test_two_jobs_on_one_node_have_other_ports(folder):
+    ports = set()
+    for job in range(4711, 4714):
+        (_, workers, *_), *_ = place(folder, **SLURM | {"SLURM_JOB_ID": str(job)})
+        own = {address for address in workers if address.startswith("n9:")}
+        assert len(own) == 2 and not own & ports
+        ports |= own
+
+
+KUBEFLOW = {"JAX_COORDINATOR_ADDRESS": "train-node-0-0.train:6666", "JAX_NUM_PROCESSES": "2", "JAX_PROCESS_ID": "1"}
+
+
+def test_the_place_that_kubeflows_trainer_gives(folder):
+    assert place(folder, **KUBEFLOW)[0] == [1, ["train-node-0-0.train:6666", ""], 0, 1]
+    assert place(folder, **KUBEFLOW | {"JAX_NUM_PROCESSES": "1", "JAX_PROCESS_ID": "0"})[0] == [0, [], 0, 1]
+    for wrong in {"JAX_PROCESS_ID": "2"}, {"JAX_PROCESS_ID": ""}, {"JAX_NUM_PROCESSES": "two"}:
+        assert "JAX_NUM_PROCESSES must be how many processes there are" in place(folder, **KUBEFLOW | wrong)
+    assert "TensorFlow needs the addresses of all processes in TF_CONFIG" in refused(start(folder, **KUBEFLOW))
+
+
+def test_two_processes_as_kubeflows_trainer_starts_them(folder):
+    (address,) = cluster.free_addresses(1)
+    variables = {"JAX_COORDINATOR_ADDRESS": address, "JAX_NUM_PROCESSES": "2"}
+    options = "--backend", "jax", "--epochs", 1
+    ends(*(start(folder, *options, **variables, JAX_PROCESS_ID=str(index)) for index in range(2)))
+
+
+@each_backend
+def test_a_port_that_is_taken(folder, backend):
+    changed(folder, ("PORT_SECONDS = 20", "PORT_SECONDS = 1"))
+    with socket.create_server(("", 0)) as server:
+        workers = [f"localhost:{server.getsockname()[1]}", "localhost:1"]
+        config = json.dumps({"cluster": {"worker": workers}, "task": {"type": "worker", "index": 0}})
+        sentence = refused(start(folder, "--backend", backend, TF_CONFIG=config))
+    assert re.match(r"port \d+ of this machine is taken by another program", sentence)
+
+
+def test_a_machine_whose_own_name_leads_to_itself(folder):
+    """Debian's 127.0.1.1, where gloo would tell the others to look; not where all are on one machine."""
+    name = "import socket\n\nsocket.gethostbyname = lambda name: '127.0.1.1'\n\n\ndef build():\n"
+    changed(folder, ("def build():\n", name))
+    config = {"cluster": {"worker": ["n1:2222", "n2:2222"]}, "task": {"type": "worker", "index": 1}}
+    sentence = refused(start(folder, "--backend", "jax", TF_CONFIG=json.dumps(config)))
+    assert "leads to 127.0.1.1, where the others would look for it: in /etc/hosts give it" in sentence
+    ends(*start_two(folder, "--backend", "jax", "--epochs", 1))
 
 
 @pytest.mark.parametrize(
@@ -420,7 +599,7 @@ def test_a_gpu_that_is_not_used(folder, backend):
     command = [sys.executable, "train.py", "--backend", backend]
     env = ENVIRONMENT | {"PATH": f"{folder}{os.pathsep}{os.environ['PATH']}"}
     done = subprocess.run(command, cwd=folder, env=env, capture_output=True, text=True)
-    assert done.returncode == 1 and "does not use the GPU here: install " in done.stderr
+    assert done.returncode == 2 and "does not use the GPU here: install " in done.stderr
 
 
 def test_a_file_that_is_nowhere():
