@@ -211,9 +211,16 @@ count_or_none = number(int, 0, "a whole number, 0 or more")
 positive = number(float, 0, "a number above 0")
 
 
+class Parser(argparse.ArgumentParser):
+    """Says in one line what is wrong: several processes may say it at once."""
+
+    def error(self, message):
+        self.exit(REFUSED, f"train.py: {message} (train.py --help has all options)\n")
+
+
 def parse(words):
     """Return the options of this command line."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="train.py",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
