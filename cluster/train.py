@@ -792,6 +792,8 @@ class Data:
             refuse(
                 f"{self.counts[0]} examples do not fill a batch of {batch_size}: lower "
                 "--batch-size-per-replica"
+                + " (or are they batches? add .unbatch())"
+                * is_dataset(self.training)
             )
         if not self.counts[1]:
             refuse("examples() returns nothing to validate with")
@@ -837,6 +839,12 @@ class Data:
         if known >= 0:
             return known
         return sum(1 for _ in part)
+
+    def first_example(self):
+        """Return a batch that has the first training example alone."""
+        if is_dataset(self.training):
+            return next(self.training.batch(1).take(1).as_numpy_iterator())
+        return rows_of(self.training, [0])
 
     def buffer_size(self, memory):
         """Return how many examples like the first one fit into so many bytes."""
@@ -996,7 +1004,8 @@ def create_model(options, backend, data):
             model(inputs)
         if not model.trainable_variables:
             refuse("build() returns a model without trainable weights")
-        check_inputs(model, batch, backend)
+        for one in batch, data.first_example():
+            check_inputs(model, one, backend)
         check_loss(model, batch, backend)
         check_train_step(model, backend)
         drop_or_refuse_what_fails(model, backend)

@@ -665,15 +665,29 @@ def test_a_metric_with_a_number_for_each_class_and_a_dry_run_of_one_step(folder)
 @pytest.mark.parametrize(
     "part, options, sentence",
     [
-        ("tf.data.Dataset.from_tensor_slices((x, x)).repeat()", [], "a dataset without an end: leave out .repeat()"),
-        ("tf.data.Dataset.from_tensor_slices((tf.sparse.from_dense(x), x))", [], "returns a dataset with a SparseTen"),
-        ("tf.data.Dataset.from_tensor_slices((tf.strings.as_string(x), x))", ["--backend", "jax"], "returns strings"),
+        ("slices((x, x)).repeat()", [], "a dataset without an end: leave out .repeat()"),
+        ("slices((tf.sparse.from_dense(x), x))", [], "returns a dataset with a SparseTen"),
+        ("slices((tf.strings.as_string(x), x))", ["--backend", "jax"], "returns strings"),
+        ("slices((tf.strings.as_string(x), x))", ["--logical-cpus", 2], "returns strings"),
+        (
+            "slices((x, x)).batch(16)",
+            ["--batch-size-per-replica", 4],
+            "inputs of shape (16, 4), and the model takes (4,)",
+        ),
+        (
+            "slices((x, x)).batch(24)",
+            ["--batch-size-per-replica", 6],
+            "(if they are batches, and not single examples: ad",
+        ),
+        ("slices((x, x)).batch(24)", [], "(or are they batches? add .unbatch())"),
+        ("x[:, None], x", [], "inputs of shape (1, 4), and the model takes (4,)"),
         ("[1, 2, 3], [4, 5, 6]", [], "of arrays or as a tf.data.Dataset, and there is int"),
     ],
 )
 def test_data_that_cannot_be_trained_on(folder, part, options, sentence):
     text = SMALL.replace("COUNT", "128")
-    text = text[: text.index("    return (x, x[:, :3])")] + f"    import tensorflow as tf\n    part = {part}\n"
+    text = text[: text.index("    return (x, x[:, :3])")] + "    import tensorflow as tf\n"
+    text += f"    slices = tf.data.Dataset.from_tensor_slices\n    part = {part}\n"
     yours(folder, text + "    return part, (x[:10], x[:10, :3])\n")
     assert sentence in refused(start(folder, *options))
 
@@ -778,3 +792,47 @@ def test_examples_of_different_shapes_and_epochs_of_different_length(folder):
     )
     yours(folder, text + f"    {chance}    return part, (x[:10], x[:10, :3])\n")
     ends(start(folder, "--epochs", 5, "--batch-size-per-replica", 4))
+
+
+COUNTING = """
+def build():
+    import keras
+    import os
+
+    class Counting(keras.layers.Layer):
+        def build(self, shape):
+            self.seen = self.add_weight(shape=(), dtype="int32", trainable=False, name="seen")
+
+        def call(self, inputs):
+            self.seen.assign(int(os.getpid()))
+            return inputs
+
+    model = keras.Sequential([keras.Input((4,)), Counting(name="counting"), keras.layers.Dense(3)])
+    model.compile(keras.optimizers.SGD(0.1), "mse")
+    return model
+"""
+
+
+def test_workers_whose_weights_differ_are_named(folder):
+    """Two processes on TensorFlow, and a layer that keeps what is each process's own."""
+    data = SMALL.replace("COUNT", "128")
+    yours(folder, COUNTING + data[data.index("def examples") :])
+    first, other = (process.communicate(timeout=900)[0] for process in start_two(folder, "--epochs", 1))
+    assert "the workers' weights differ in sequential/counting/seen: what a layer keeps there" in first
+    assert "differ in" not in other
+
+
+def test_after_a_kill_the_other_worker_leaves_soon(folder):
+    """Two processes on TensorFlow; 8 s on an idle machine, and a minute or two before `os._exit`."""
+    wait = "        self.warm_up(done)\n"
+    changed(folder, (wait, wait + "        time.sleep(0.1)\n"))
+    chief, other = start_two(folder, "--epochs", 50)
+    wait_for_first_epoch(chief)
+    begin = time.monotonic()
+    other.kill()
+    printed = chief.communicate(timeout=900)[0]
+    seconds = time.monotonic() - begin
+    other.communicate()
+    assert chief.returncode == 1 and "UnavailableError" in printed
+    print(f"the other worker left after {seconds:.1f} s")
+    assert seconds < 50, "it would stay for 54 to 105 s"

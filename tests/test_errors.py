@@ -16,8 +16,8 @@ import numpy as np
 import pytest
 from cells import set_up_elsewhere
 
-from course_utils import data, environment, proofs
-from course_utils.cluster import WorkerError, build_tf_config, check_tf_config, run_in_process
+from course_utils import data, environment, own_cells, proofs
+from course_utils.cluster import WorkerError, build_tf_config, check_tf_config, run_in_process, run_on_workers
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 PAGE = (ROOT / "notebooks" / "errors.md").read_text(encoding="utf-8")
@@ -47,12 +47,21 @@ def set_up(tmp_path, monkeypatch):
     return set_up_elsewhere(tmp_path).stdout
 
 
-def python(code, *options):
+def set_up_in_a_clone(tmp_path, monkeypatch):
+    """What it says where the course lies beside the notebook, and is not installed."""
+    (tmp_path / "course_utils").mkdir()
+    (tmp_path / "course_utils" / "__init__.py").touch()
+    (tmp_path / "notebooks").mkdir()
+    return set_up_elsewhere(tmp_path / "notebooks").stdout
+
+
+def python(code, *options, **variables):
     """What a fresh Python says of this code, in an empty folder."""
 
     def run(tmp_path, monkeypatch):
         command = [sys.executable, *options, "-c", code]
-        return subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120).stderr
+        ways = {"cwd": tmp_path, "capture_output": True, "text": True, "timeout": 120}
+        return subprocess.run(command, env=os.environ | variables, **ways).stderr
 
     return run
 
@@ -159,6 +168,45 @@ def reduced_by_a_replica(tmp_path, monkeypatch):
     strategy.run(lambda: strategy.reduce("SUM", 1.0, axis=None))
 
 
+def killed(tmp_path, monkeypatch):
+    script = f"{sys.executable} -c 'import os; os.kill(os.getpid(), 9)'; echo exit code $?"
+    return subprocess.run(["bash", "-c", script], capture_output=True, text=True, timeout=120).stdout
+
+
+def fewer_files_than_workers(tmp_path, monkeypatch):
+    path = str(tmp_path / "one.tfrecord")
+
+    def read():
+        import tensorflow as tf
+
+        strategy = tf.distribute.MultiWorkerMirroredStrategy()
+        with tf.io.TFRecordWriter(path) as file:
+            file.write(b"example")
+        next(iter(strategy.experimental_distribute_dataset(tf.data.TFRecordDataset([path]).batch(2))))
+
+    run_on_workers(read)
+
+
+def unpacked(dataset):
+    _, _ = dataset
+
+
+def batched():
+    import tensorflow as tf
+
+    return tf.data.Dataset.from_tensor_slices((np.ones((6, 4)), np.ones(6))).batch(2)
+
+
+def single():
+    import tensorflow as tf
+
+    return tf.data.Dataset.from_tensor_slices((np.ones((6, 4)), np.ones(6)))
+
+
+def not_compiled():
+    return keras.Sequential([keras.Input((2,)), keras.layers.Dense(1)])
+
+
 def nothing_to_average(tmp_path, monkeypatch):
     import tensorflow as tf
 
@@ -174,6 +222,21 @@ def too_large(tmp_path, monkeypatch):
 
 RAISERS = {
     "RuntimeError: … cannot be installed": set_up,
+    "RuntimeError: this kernel": set_up_in_a_clone,
+    "TypeError: dataset() must return two": lambda *_: own_cells.check_dataset(lambda size: batched()),
+    "TypeError: dataset() must return tf.data": lambda *_: own_cells.check_dataset(
+        lambda size: (np.ones(3), np.ones(3))
+    ),
+    "ValueError: dataset(2) must": lambda *_: own_cells.check_dataset(lambda size: (single(), single())),
+    "ValueError: build() must": lambda *_: own_cells.check_model(not_compiled()),
+    "TypeError: '_BatchDataset'": lambda *_: batched()[0],
+    "ValueError: too many values": lambda *_: unpacked(batched()),
+    "ValueError: You must call": lambda *_: not_compiled().fit(np.ones((4, 2)), np.ones((4, 1)), verbose=0),
+    "Could not apply FILE": fewer_files_than_workers,
+    "ValueError: Argument synchronized": python(
+        "import keras; keras.layers.BatchNormalization(synchronized=True)", KERAS_BACKEND="jax"
+    ),
+    "exit code 137": killed,
     "ModuleNotFoundError: No module named 'course_utils'": python("import course_utils", "-I", "-S"),
     "ModuleNotFoundError: No module named 'tensorflow'": python("import tensorflow", "-S"),
     "RuntimeError: MNIST is not in Keras' cache and could not be downloaded: connect": without_network(OSError("no")),
@@ -225,6 +288,32 @@ def test_this_is_what_is_raised(text, tmp_path, monkeypatch):
     except Exception as problem:
         said = f"{type(problem).__name__}: {problem}"
     assert says(text, said), said
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "context initialization failed",
+        "127.0.1.1",
+        "DUE TO TIME LIMIT",
+        "SRUN_CPUS_PER_TASK",
+        "137",
+        "OOMKilled",
+        "cuInit",
+        "303",
+        "incarnation",
+        "No address added out of total 1 resolved",
+        "Could not start gRPC server",
+        "which is not enough for the required 2 shards/workers",
+        "synchronized=True is only supported",
+        "'_BatchDataset' object is not subscriptable",
+        "compile()",
+        "not the course's environment",
+    ],
+)
+def test_the_page_is_found_by_the_fields_words(words):
+    """A reader searches the page for what stands on the screen: each of these on one line."""
+    assert any(words in line for line in PAGE.splitlines())
 
 
 def test_every_entry_has_a_cause_a_remedy_and_a_place():
