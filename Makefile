@@ -37,7 +37,7 @@ test: $(READY)
 	$(BIN)/python -m pytest --nbval --numprocesses=2 --dist=loadfile
 
 mnist: $(READY)
-	$(BIN)/python tests/mnist.py $(if $(CI),--data)
+	$(BIN)/python -m tests.mnist $(if $(CI),--data)
 
 soak: $(READY)
 	$(BIN)/python -m pytest --numprocesses=2 tests/take_home.py tests/soak.py tests/your_model.py
@@ -56,16 +56,16 @@ ON_HOST = PYTHONPATH=$(CURDIR) $(HOSTED)/$(1)/bin/python -m pytest --nbval-lax n
 hosted: export CUDA_VISIBLE_DEVICES := -1
 LISTS := $(filter-out $(if $(CI),kaggle_tpu),$(patsubst tests/hosted/%.txt,%,$(wildcard tests/hosted/*.txt)))
 hosted: $(LISTS:%=$(HOSTED)/%/ready)
-	$(HOSTED)/colab/bin/python tests/hosted/rehearse.py colab $(if $(CI),00 01 03 05 06)
-	$(HOSTED)/kaggle/bin/python tests/hosted/rehearse.py kaggle $(if $(CI),02 04)
+	$(HOSTED)/colab/bin/python -m tests.hosted.rehearse colab $(if $(CI),00 01 03 05 06)
+	$(HOSTED)/kaggle/bin/python -m tests.hosted.rehearse kaggle $(if $(CI),02 04)
 	cd notebooks && PYTHONPATH=.. MPLBACKEND=Agg ../$(HOSTED)/colab_tpu/bin/python ../tests/hosted/without_tensorflow.py
 	$(call ON_HOST,tensorflow_tpu)
 	$(if $(CI),,KAGGLE_KERNEL_RUN_TYPE=Interactive TPU_PROCESS_ADDRESSES=local $(call ON_HOST,kaggle_tpu))
 
 compatibility: export CUDA_VISIBLE_DEVICES := -1
 compatibility: $(READY) $(if $(CI),,$(HOSTED)/colab/ready)
-	$(BIN)/python tools/compatibility.py --check
-	$(if $(CI),,$(HOSTED)/colab/bin/python tools/compatibility.py --check)
+	$(BIN)/python -m tools.compatibility --check
+	$(if $(CI),,$(HOSTED)/colab/bin/python -m tools.compatibility --check)
 
 define environment  # in $(@D), from the first prerequisite
 	$(PYTHON) -m venv $(@D)
@@ -87,12 +87,12 @@ browser: .venv/ready-browser site
 	@touch $@
 
 site: .venv-site/ready
-	.venv-site/bin/sphinx-build -q --fail-on-warning --fresh-env -c site -b html . build/site
+	.venv-site/bin/python -m sphinx -q --fail-on-warning --fresh-env -c site -b html . build/site
 	cp build/site/README.html build/site/index.html
 	@echo "open build/site/index.html"
 
 links: .venv-site/ready
-	.venv-site/bin/sphinx-build -q --fresh-env -c site -b linkcheck . build/links
+	.venv-site/bin/python -m sphinx -q --fresh-env -c site -b linkcheck . build/links
 
 .venv-site/ready: site/requirements.txt
 	@test -n "$(PYTHON)" || { echo "make site needs Python 3.11, 3.12 or 3.13 with venv and ensurepip: make site PYTHON=/path/to/python" >&2; exit 1; }
@@ -100,7 +100,7 @@ links: .venv-site/ready
 
 test-gpu: $(READY)
 	@$(BIN)/python -c "import course_utils, sys, tensorflow as tf; sys.exit(None if tf.config.list_physical_devices('GPU') else 'TensorFlow sees no GPU here: make test runs everything without one')"
-	$(BIN)/python tests/gpu_report.py
+	$(BIN)/python -m tests.gpu_report
 
 $(READY): requirements.txt $(REQUIREMENTS)
 	@test -n "$(PYTHON)" || { echo "The course needs Python 3.11, 3.12 or 3.13 with venv and ensurepip (on Debian: apt install python3-venv); none was found. Name one: make PYTHON=/path/to/python" >&2; exit 1; }

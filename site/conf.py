@@ -3,12 +3,11 @@
 import json
 import pathlib
 import re
-import sys
+
+from tools import publish
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT / "tools"))
 
-import publish  # noqa: E402
 
 REPOSITORY, REVISION = publish.published()
 
@@ -40,7 +39,7 @@ linkcheck_ignore = [
 ]  # here, and tested otherwise
 linkcheck_anchors = False
 myst_heading_anchors = 4
-myst_heading_slug_func = "publish.slug"  # in tools/: anchors as JupyterLab makes them
+myst_heading_slug_func = "tools.publish.slug"  # in tools/: anchors as JupyterLab makes them
 
 CONTENTS = """
 ```{toctree}

@@ -1,6 +1,6 @@
 """Keras on JAX on a physical GPU: equal to the CPU, how fast, and how much memory. `docs/gpu.md` has what it printed.
 
-usage: python tests/gpu.py equal | speed | two | resumed  needs JAX with a GPU, Keras and scikit-learn; no TensorFlow
+usage: python -m tests.gpu equal | speed | two | resumed  needs JAX with a GPU, Keras and scikit-learn; no TensorFlow
 """
 
 import json
@@ -15,7 +15,6 @@ import time
 import numpy as np
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
-sys.path[:0] = [str(ROOT), str(ROOT / "cluster")]
 CPU = {"JAX_PLATFORMS": "cpu"}
 FULL = {"JAX_DEFAULT_MATMUL_PRECISION": "highest"}  # float32 in all its digits, on the GPU too
 
@@ -28,8 +27,8 @@ def train_on_jax(folder, epochs, *options):
 
 def by_itself(function, *words, **env):
     """What `function` of this file says, called in a process of its own."""
-    command = [sys.executable, __file__, function, *map(str, words)]
-    done = subprocess.run(command, env=os.environ | env, capture_output=True, text=True, cwd=tempfile.gettempdir())
+    command = [sys.executable, "-m", "tests.gpu", function, *map(str, words)]
+    done = subprocess.run(command, env=os.environ | env, capture_output=True, text=True, cwd=ROOT)
     if done.returncode:
         return {"error": done.stderr[-1500:]}
     return json.loads(done.stdout.splitlines()[-1])
@@ -43,7 +42,7 @@ def notebook_04(way):
     space = {"DATASET": "digits", "build_model": build_model}
     for cell in cells:
         if cell["id"] in ("jax-layout", "jax-held", "jax-train"):
-            exec("".join(cell["source"]).replace("from course_utils import cluster", ""), space)
+            exec("".join(cell["source"]).replace("import course_launcher as launcher", ""), space)
     loss, (_, weights), *_ = space["train_on_jax"](way)
     return {"loss": loss, "weights": [weight.tolist() for weight in weights]}
 
@@ -52,7 +51,7 @@ def made(kind, batch, policy):
     """A compiled model, a batch for it, and its layers by the planner."""
     import keras
 
-    from course_utils import planner
+    import course_planner as planner
     from course_utils.model import build_model
 
     keras.config.set_dtype_policy(policy)
@@ -69,7 +68,7 @@ def epochs(kind, batch, policy, steps):
     import jax
     import keras
 
-    from course_utils import planner
+    import course_planner as planner
 
     batch, steps = int(batch), int(steps)
     model, (images, labels), layers = made(kind, batch, policy)

@@ -1,6 +1,6 @@
 """Run the notebooks on this machine's GPUs, where their proofs judge; write build/gpu-report.json, and a page of it.
 
-usage: python tests/gpu_report.py [NOTEBOOK ...]     default: all of notebooks/; `make test-gpu` does it
+usage: python -m tests.gpu_report [NOTEBOOK ...]     default: all of notebooks/; `make test-gpu` does it
 """
 
 import contextlib
@@ -9,12 +9,11 @@ import pathlib
 import sys
 import threading
 
+from course_utils import environment
+from tools import refresh
+
 ROOT = pathlib.Path(__file__).resolve().parent.parent
-sys.path[:0] = [str(ROOT), str(ROOT / "tools")]
 
-import refresh  # noqa: E402
-
-from course_utils import environment  # noqa: E402
 
 BUILD = ROOT / "build"
 

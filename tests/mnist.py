@@ -1,6 +1,6 @@
 """Run every notebook with `DATASET = "mnist"` on a stand-in for MNIST: its shape, size and file.
 
-usage: python tests/mnist.py [--data] [NN ...]    all notebooks, or those with these numbers; some fifteen minutes
+usage: python -m tests.mnist [--data] [NN ...]    all notebooks, or those with these numbers; some fifteen minutes
        --data: only up to each one's first proof that is made with the data; some three minutes (in CI)
 
 Real MNIST cannot be had without a network. The stand-in are scikit-learn's digits, enlarged, and shifted by up to two
@@ -16,10 +16,10 @@ import tempfile
 
 import numpy as np
 
-ROOT = pathlib.Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT))
+from course_utils.data import load_digits
 
-from course_utils.data import load_digits  # noqa: E402
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+
 
 FIRST_PROOF = "first-proof"  # the tag of a notebook's first cell that proves something of a training
 ACCEPTED = """

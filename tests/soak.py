@@ -15,11 +15,11 @@ import keras
 import numpy as np
 import psutil
 import pytest
-from cells import executed
 from test_train import WITH_DROPOUT, changed, ends, log, start_two, wait_for_first_epoch
 
-from course_utils import planner
-from course_utils.cluster import run_on_workers
+import course_planner as planner
+from course_launcher import run_on_workers
+from tools.cells import executed
 
 CELLS = ("set-up", "report", "processes", "settings", "train-step", "restored", "train-on")
 TIMES = 5 if os.environ.get("CI") else 20  # CI has 75 minutes for everything

@@ -37,7 +37,7 @@ from test_train import (
     yours,
 )
 
-from course_utils import cluster
+import course_launcher as launcher
 
 CI = os.environ.get("CI")  # has 75 minutes for everything: there one backend of two, and not every test
 not_in_ci = pytest.mark.skipif(bool(CI), reason="CI has no time for it: make soak")
@@ -486,7 +486,7 @@ def test_jax_takes_all_of_the_tasks_gpus_under_slurm(folder):
         "        print('chosen', jax._src.xla_bridge.CUDA_VISIBLE_DEVICES.value)\n",
     )
     changed(folder, (look[0], look[1] + look[0]))
-    config = {"cluster": {"worker": cluster.free_addresses(2)}}
+    config = {"cluster": {"worker": launcher.free_addresses(2)}}
     processes = []
     for index in range(2):
         tf_config = json.dumps(config | {"task": {"type": "worker", "index": index}})
@@ -635,7 +635,7 @@ def test_one_process_that_is_refused_ends_at_once(folder, backend):
     """Two processes, one of which finds another folder."""
     ends(*start_two(folder, "--backend", backend, "--epochs", 1))
     (folder / "elsewhere").mkdir()
-    addresses = cluster.free_addresses(2)
+    addresses = launcher.free_addresses(2)
     places = [{"cluster": {"worker": addresses}, "task": {"type": "worker", "index": k}} for k in range(2)]
     begin = time.monotonic()
     folders = "run", "elsewhere"

@@ -6,11 +6,11 @@ import re
 import numpy as np
 import pytest
 
+from course_planner import bubble_fraction
 from course_utils.arguments import finite_number, one_of, whole_number
 from course_utils.data import make_dataset
 from course_utils.environment import logical_devices
 from course_utils.model import build_model
-from course_utils.planner import bubble_fraction
 
 
 @pytest.mark.parametrize("value", [3, np.int64(3), np.uint8(3)])

@@ -3,17 +3,15 @@
 import json
 import pathlib
 import re
-import sys
 
 import pytest
 
-from course_utils.cluster import Outcome, WorkerError
+from course_launcher import Outcome, WorkerError
 from course_utils.errors import message
+from tools import compatibility
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT / "tools"))
 
-import compatibility  # noqa: E402
 
 CAUSE = "Trying to access resource … located in device … from device …"
 ROOTS = "  (0) INVALID_ARGUMENT:  Trying to access resource a/3 (defined @ /x.py:4) located in device /a from device /b"

@@ -137,7 +137,7 @@ def test_processes_share_a_gpu(python):
     """In this process and in those that it starts; what the user has set stays."""
     show = (
         "import course_utils, os, subprocess, sys\n"
-        "from course_utils.cluster import run_in_process\n"
+        "from course_launcher import run_in_process\n"
         "look = lambda: [os.environ[n] for n in ('TF_FORCE_GPU_ALLOW_GROWTH', 'XLA_PYTHON_CLIENT_PREALLOCATE')]\n"
         "print(look(), run_in_process(look))"
     )

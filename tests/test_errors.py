@@ -14,10 +14,11 @@ import keras
 import nbformat
 import numpy as np
 import pytest
-from cells import set_up_elsewhere
 
-from course_utils import data, environment, own_cells, proofs
-from course_utils.cluster import WorkerError, build_tf_config, check_tf_config, run_in_process, run_on_workers
+from course_exercises import your_own_model
+from course_launcher import WorkerError, build_tf_config, check_tf_config, run_in_process, run_on_workers
+from course_utils import data, environment, proofs
+from tools.cells import set_up_elsewhere
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 PAGE = (ROOT / "notebooks" / "errors.md").read_text(encoding="utf-8")
@@ -223,12 +224,12 @@ def too_large(tmp_path, monkeypatch):
 RAISERS = {
     "RuntimeError: … cannot be installed": set_up,
     "RuntimeError: this kernel": set_up_in_a_clone,
-    "TypeError: dataset() must return two": lambda *_: own_cells.check_dataset(lambda size: batched()),
-    "TypeError: dataset() must return tf.data": lambda *_: own_cells.check_dataset(
+    "TypeError: dataset() must return two": lambda *_: your_own_model.check_dataset(lambda size: batched()),
+    "TypeError: dataset() must return tf.data": lambda *_: your_own_model.check_dataset(
         lambda size: (np.ones(3), np.ones(3))
     ),
-    "ValueError: dataset(2) must": lambda *_: own_cells.check_dataset(lambda size: (single(), single())),
-    "ValueError: build() must": lambda *_: own_cells.check_model(not_compiled()),
+    "ValueError: dataset(2) must": lambda *_: your_own_model.check_dataset(lambda size: (single(), single())),
+    "ValueError: build() must": lambda *_: your_own_model.check_model(not_compiled()),
     "TypeError: '_BatchDataset'": lambda *_: batched()[0],
     "ValueError: too many values": lambda *_: unpacked(batched()),
     "ValueError: You must call": lambda *_: not_compiled().fit(np.ones((4, 2)), np.ones((4, 1)), verbose=0),

@@ -12,10 +12,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from course_utils import exercises
-from course_utils.cluster import Outcome, WorkerError
-from course_utils.data import make_dataset
-from course_utils.exercises import (
+import course_exercises as exercises
+from course_exercises import (
     data_vs_model_parallelism,
     gpu_strategy,
     large_models,
@@ -23,6 +21,8 @@ from course_utils.exercises import (
     one_device_strategy,
     tpu_strategy,
 )
+from course_launcher import Outcome, WorkerError
+from course_utils.data import make_dataset
 from course_utils.model import build_model
 
 MODULES = (
@@ -420,7 +420,7 @@ def test_no_whole_number(value):
 
 def test_what_the_check_cannot_judge_is_not_called_the_learners_fault(verdict, monkeypatch):
     assert "What you return cannot be judged: TypeError: " in verdict("average_loss", lambda *_: object())
-    monkeypatch.setattr("course_utils.planner.bubble_fraction", int)  # a fault of the check's own
+    monkeypatch.setattr("course_planner.bubble_fraction", int)  # a fault of the check's own
     assert "What you return cannot be judged: TypeError: int() " in verdict("micro_batches", lambda *_: 27)
     assert RAISED in verdict("micro_batches", functools.partial(boom))
 

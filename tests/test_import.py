@@ -1,4 +1,7 @@
-"""`import course_utils` is quick, loads nothing heavy, and keeps TensorFlow's start-up log to itself."""
+"""Importing the packages is quick, loads nothing heavy, and keeps TensorFlow's start-up log to itself.
+
+They import one way: planner, launcher and exercises import course_utils, and nothing imports tools or tests.
+"""
 
 import ast
 import json
@@ -14,9 +17,11 @@ import pytest
 from course_utils.environment import prepare
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
+PACKAGES = ("course_utils", "course_planner", "course_launcher", "course_exercises")
 MODULES = [
     str(path.relative_to(ROOT).with_suffix("")).replace(os.sep, ".").removesuffix(".__init__")
-    for path in sorted((ROOT / "course_utils").rglob("*.py"))
+    for package in PACKAGES
+    for path in sorted((ROOT / package).rglob("*.py"))
 ]
 HEAVY = {"tensorflow", "keras", "matplotlib", "numpy", "scipy", "sklearn", "psutil"}
 
@@ -71,10 +76,11 @@ WITHOUT_TENSORFLOW = """
 import importlib.util
 assert importlib.util.find_spec("tensorflow") is None
 import numpy as np
-from course_utils import environment, planner, plots, proofs
+import course_planner as planner
+from course_utils import environment, plots, proofs
 from course_utils.data import load_digits
 from course_utils.model import build_model
-from course_utils.exercises import large_models as exercises
+from course_exercises import large_models as exercises
 from course_utils.tpu import connect_tpu
 
 (x_train, y_train), (x_test, y_test) = load_digits()
@@ -147,8 +153,8 @@ def test_every_package_that_is_imported_is_listed():
     lists = [ROOT / "requirements.txt", ROOT / "tests" / "browser.txt"]
     listed = [name for path in lists for name in re.findall(r"^([\w-]+)", path.read_text(encoding="utf-8"), re.M)]
     listed = {PROVIDES.get(name, name) for name in listed}
-    own = {"course_utils", *(path.stem for folder in ("tests", "tools") for path in (ROOT / folder).glob("*.py"))}
-    sources = [path.read_text(encoding="utf-8") for folder in ("course_utils", "tests", "tools")
+    own = {"tools", *PACKAGES, *(path.stem for folder in ("tests", "tools") for path in (ROOT / folder).glob("*.py"))}
+    sources = [path.read_text(encoding="utf-8") for folder in (*PACKAGES, "tests", "tools")
                for path in (ROOT / folder).rglob("*.py")]  # fmt: skip
     for path in (ROOT / "notebooks").glob("*.ipynb"):
         cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
@@ -161,3 +167,36 @@ def test_every_package_that_is_imported_is_listed():
             imported |= {name.split(".")[0] for name in names}
     optional = {"torch", "google"}  # tools/bench.py compares with torch; Colab brings google
     assert imported - set(sys.stdlib_module_names) - own - optional <= listed
+
+
+MAY_IMPORT = {
+    "course_utils": set(),
+    "course_planner": {"course_utils"},
+    "course_launcher": {"course_utils"},
+    "course_exercises": {"course_utils", "course_planner", "course_launcher"},
+    "cluster": set(),
+}
+
+
+@pytest.mark.parametrize("package", MAY_IMPORT)
+def test_imports_go_one_way(package):
+    for path in (ROOT / package).rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            names = []
+            if isinstance(node, ast.Import):
+                names = [alias.name for alias in node.names]
+            elif isinstance(node, ast.ImportFrom):
+                names = [node.module]
+            tops = {name.split(".")[0] for name in names} & {*PACKAGES, "tools", "tests"}
+            assert tops <= {package, *MAY_IMPORT[package]}, f"{path.name}: {tops}"
+
+
+def test_no_file_edits_the_path_of_imports():
+    """But for processes that are started with a path of their own: the launcher's, and a notebook's rehearsal."""
+    own_processes = {"fork_server.py", "cells.py", "test_import.py"}
+    for folder in (*PACKAGES, "tests", "tools", "site", "cluster"):
+        for path in (ROOT / folder).rglob("*.py"):
+            text = path.read_text(encoding="utf-8")
+            assert path.name in own_processes or not re.search(r"sys\.path(\.insert|\.append|\[.*\] =| \+?=)", text), (
+                path
+            )

@@ -2,7 +2,7 @@
 
 import pytest
 
-from course_utils.layouts import check_layout
+from course_planner.layouts import check_layout
 
 SHAPES = {"cnn/conv/kernel": (3, 3, 1, 32), "cnn/hidden/kernel": (64, 128), "cnn/hidden/bias": (128,)}
 GOOD = {".*conv/kernel": (None, None, None, "batch"), ".*hidden/kernel": ("batch", "model")}

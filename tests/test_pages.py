@@ -5,18 +5,15 @@ import json
 import pathlib
 import re
 import shutil
-import sys
 import urllib.parse
 
 import glossary
 import nbformat
 import pytest
 
-ROOT = pathlib.Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT / "tools"))
+from tools import derive, publish
 
-import derive  # noqa: E402
-import publish  # noqa: E402
+ROOT = pathlib.Path(__file__).resolve().parent.parent
 
 TEXTS = ("README.md", "CONTRIBUTING.md", "docs/*.md", "notebooks/*.ipynb", "notebooks/*.md")
 PAGES = [page for pattern in TEXTS for page in sorted(ROOT.glob(pattern))]

@@ -1,4 +1,4 @@
-"""course_utils.planner against hand-computed cases, measured bytes and a ring that really runs."""
+"""course_planner against hand-computed cases, measured bytes and a ring that really runs."""
 
 import dataclasses
 import math
@@ -9,8 +9,8 @@ import nbformat
 import numpy as np
 import pytest
 
-from course_utils import planner
-from course_utils.planner import LayerCost, Memory
+import course_planner as planner
+from course_planner import LayerCost, Memory
 
 ROOT = Path(__file__).resolve().parent.parent
 CONV = 3 * 3 * 1 * 32 + 32  # 320

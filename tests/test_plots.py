@@ -11,8 +11,10 @@ from matplotlib.legend import Legend
 from matplotlib.patches import FancyBboxPatch
 from matplotlib.text import Text
 
-from course_utils import cluster, planner, plots, tpu
-from course_utils.planner import Memory
+import course_launcher as launcher
+import course_planner as planner
+from course_planner import Memory
+from course_utils import plots, tpu
 from course_utils.plots import style
 from course_utils.plots.style import COLOURS, MUTED
 
@@ -90,11 +92,11 @@ WAITED = {m: 3 / (m + 3) for m in range(1, 33)}
 # title: (the drawing, texts that must be there besides)
 CASES = {
     "Two processes share nothing but what they send": (
-        lambda title: cluster.drawings.workers({f"worker {i}": OWN for i in range(2)}, title, OVER, "a shared folder"),
+        lambda title: launcher.drawings.workers({f"worker {i}": OWN for i in range(2)}, title, OVER, "a shared folder"),
         ["worker 0", "worker 1", *(text for text, _ in OWN), OVER, "a shared folder"],
     ),
     "Whoever reads everything twice trains twice on it": (
-        lambda title: cluster.drawings.shards({"OFF": [EVERY] * 2, "DATA": [EVERY[::2], EVERY[1::2]], "less": LESS},
+        lambda title: launcher.drawings.shards({"OFF": [EVERY] * 2, "DATA": [EVERY[::2], EVERY[1::2]], "less": LESS},
                                               16, title),
         ["OFF", "worker 0", "worker 1", "15", "8 steps · 16 examples twice", "4 steps",
          "2 steps · 1 example twice · never: 6, 7, 8, 9, 10, 11, 12, 13, 14, 15"],
@@ -165,7 +167,7 @@ CASES = {
         ["measured", "(p − 1)/(m + p − 1)", "micro-batches m", "16"],
     ),
     "parameter server": (
-        cluster.drawings.parameter_server,
+        launcher.drawings.parameter_server,
         ["chief", "parameter server", "worker 0", "worker 1", "weights", "gradients"],
     ),
     "bars": (bars(SPEEDS, "examples/s"), [*SPEEDS, "examples/s", "4,000", "12,345"]),

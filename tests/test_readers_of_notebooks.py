@@ -6,6 +6,7 @@ A cell or a name that one of them looks for can be renamed in a notebook, and th
 import importlib.util
 import json
 import pathlib
+import re
 import shutil
 import subprocess
 import sys
@@ -42,8 +43,7 @@ def test_what_00_says_to_copy_runs_when_it_is_copied():
 
 @pytest.mark.skipif(sys.platform == "win32", reason="worker processes need Linux or macOS")
 def test_the_benchmark(capfd):
-    sys.path.insert(0, str(ROOT / "tools"))
-    import bench
+    from tools import bench
 
     bench.main(["--short"])
     said = capfd.readouterr().out
@@ -89,3 +89,10 @@ def test_the_site_folds_set_up_cells_and_names_figures(page):
     figures = [output for cell in cells for output in cell.get("outputs", []) if "image/png" in output.get("data", {})]
     named = [cell for cell in cells if "mystnb" in cell["metadata"]]
     assert bool(figures) == bool(named)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="worker processes need Linux or macOS")
+@pytest.mark.parametrize("package", ["course_planner", "course_launcher"])
+def test_the_example_of_a_packages_readme_runs(package):
+    (code,) = re.findall(r"```python\n(.*?)```", (ROOT / package / "README.md").read_text(encoding="utf-8"), re.S)
+    exec(code, {"__name__": "__main__"})

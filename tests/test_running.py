@@ -8,20 +8,15 @@ import shutil
 import subprocess
 import sys
 
+import gpu_report
 import nbformat
 import pytest
-from cells import set_up_elsewhere
+
+from tools import bench, compatibility, derive, publish, refresh
+from tools.cells import set_up_elsewhere
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 NOTEBOOK = ROOT / "notebooks" / "01_one_device_strategy.ipynb"
-sys.path.insert(0, str(ROOT / "tools"))
-
-import bench  # noqa: E402
-import compatibility  # noqa: E402
-import derive  # noqa: E402
-import gpu_report  # noqa: E402
-import publish  # noqa: E402
-import refresh  # noqa: E402
 
 
 def opening_cells(last):

@@ -6,7 +6,8 @@ import types
 import pytest
 import tensorflow as tf
 
-from course_utils import cluster, timing
+import course_launcher as launcher
+from course_utils import timing
 from course_utils.timing import Timing
 
 
@@ -96,4 +97,4 @@ def test_one_worker_of_two_waits_for_its_own_devices():
         add = tf.function(lambda: strategy.run(lambda: tf.ones(3) + 1))
         return timing.compare({"add": add}, warmup=1, repeats=2)["add"].repeats, len(tf.config.list_logical_devices())
 
-    assert cluster.run_on_workers(work) == [(2, 2)] * 2, "each sees the other's device, too"
+    assert launcher.run_on_workers(work) == [(2, 2)] * 2, "each sees the other's device, too"

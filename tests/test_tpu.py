@@ -5,8 +5,8 @@ import types
 import pytest
 import tensorflow as tf
 
+from course_exercises import tpu_strategy
 from course_utils import environment
-from course_utils.exercises import tpu_strategy
 from course_utils.tpu import connect_tpu, xla_device
 
 

@@ -19,7 +19,7 @@ import numpy as np
 import psutil
 import pytest
 
-from course_utils import cluster
+import course_launcher as launcher
 
 PROGRAM = pathlib.Path(__file__).resolve().parent.parent / "cluster" / "train.py"
 ENVIRONMENT = {name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "TF_CONFIG")}
@@ -44,7 +44,7 @@ def start(folder, *options, program="train.py", **env):
 def start_two(folder, *options, roles=(("worker", 0), ("worker", 1)), **env):
     """Two workers, or a chief and a worker, with half of the batch each."""
     places = {}
-    for (role, _), address in zip(roles, cluster.free_addresses(2), strict=True):
+    for (role, _), address in zip(roles, launcher.free_addresses(2), strict=True):
         places.setdefault(role, []).append(address)
     tasks = [{"type": role, "index": index} for role, index in roles]
     configs = [json.dumps({"cluster": places, "task": task}) for task in tasks]
@@ -213,7 +213,7 @@ def taken_home(folder, model, data):
 
     notebook = PROGRAM.parent.parent / "notebooks" / "06_your_own_model.ipynb"
     cells = {cell["id"]: "".join(cell["source"]) for cell in json.loads(notebook.read_text("utf-8"))["cells"]}
-    space = {"__name__": "__main__", "cluster": cluster}
+    space = {"__name__": "__main__", "launcher": launcher}
     sources = {"model": model, "data": data, "examples": cells["home-examples"], "home": cells["home"]}
     for name, source in sources.items():
         name = f"06-{name}"
@@ -543,7 +543,7 @@ def test_the_place_that_kubeflows_trainer_gives(folder):
 
 
 def test_two_processes_as_kubeflows_trainer_starts_them(folder):
-    (address,) = cluster.free_addresses(1)
+    (address,) = launcher.free_addresses(1)
     variables = {"JAX_COORDINATOR_ADDRESS": address, "JAX_NUM_PROCESSES": "2"}
     options = "--backend", "jax", "--epochs", 1
     ends(*(start(folder, *options, **variables, JAX_PROCESS_ID=str(index)) for index in range(2)))
@@ -605,6 +605,6 @@ def test_a_gpu_that_is_not_used(folder, backend):
 
 
 def test_a_file_that_is_nowhere():
-    assert cluster.program("train.py") == PROGRAM
+    assert launcher.program("train.py") == PROGRAM
     with pytest.raises(FileNotFoundError, match=r"^train\.txt: not in a clone, nor in .*: install the course again$"):
-        cluster.program("train.txt")
+        launcher.program("train.txt")

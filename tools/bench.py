@@ -1,6 +1,6 @@
 """Print what exchanging gradients costs two workers: with TensorFlow and JAX, and with PyTorch if it is there.
 
-    python tools/bench.py        some three minutes
+    python -m tools.bench        some three minutes
 
 Ratios of medians, taken in turns in one run, on this machine. Nothing here is a test: a slow machine is no fault.
 """
@@ -13,13 +13,12 @@ import os
 import pathlib
 import sys
 
+from course_launcher import run_on_workers
+from course_utils import data, timing
+from tools.cells import executed
+
 ROOT = pathlib.Path(__file__).resolve().parent.parent
-sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 
-from cells import executed  # noqa: E402
-
-from course_utils import data, timing  # noqa: E402
-from course_utils.cluster import run_on_workers  # noqa: E402
 
 BATCHES = (64, 128, 256, 512, 1024)
 CELLS = ["set-up", "report", "processes", "settings", "train-step", "train", "network", "exchanges", "steps", "costs"]

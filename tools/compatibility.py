@@ -1,8 +1,8 @@
 """What works together: strategy, way of training, option. Each combination is run in a process of its own.
 
-usage: python tools/compatibility.py             run all here, store what is seen, and write docs/compatibility.md
-       python tools/compatibility.py --check     run all here, change nothing; exit with 1 where something else is seen
-       python tools/compatibility.py WORDS ...   run those whose names hold all the words, and print what is seen
+usage: python -m tools.compatibility             run all here, store what is seen, and write docs/compatibility.md
+       python -m tools.compatibility --check     run all here, change nothing; exit with 1 where something else is seen
+       python -m tools.compatibility WORDS ...   run those whose names hold all the words, and print what is seen
 
 "Here" is the environment whose Python runs this: what is seen is stored under its versions of TensorFlow and Keras.
 ✓ means: 8 steps end with the weights of 8 plain steps without a strategy, at the same global batch.
@@ -21,7 +21,6 @@ import subprocess
 import sys
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT))
 STORED = pathlib.Path(__file__).with_suffix(".json")
 MARKS = "<!-- written by tools/compatibility.py -->", "<!-- end -->"
 
@@ -153,13 +152,14 @@ def one(name, way, option, batch_size):
     """The weights after 8 steps, as one list of numbers."""
     import numpy as np
 
-    from course_utils import cluster, environment
+    import course_launcher as launcher
+    from course_utils import environment
 
     if name == "MultiWorker":
-        weights = cluster.run_on_workers(on_workers, way, option, timeout=LONGEST - 20)[0]
+        weights = launcher.run_on_workers(on_workers, way, option, timeout=LONGEST - 20)[0]
     elif name == "ParameterServer":
         work = (with_parameter_server, way, option)
-        weights = cluster.run_on_workers(*work, workers=3, coordinated=True, timeout=LONGEST - 20)[0]
+        weights = launcher.run_on_workers(*work, workers=3, coordinated=True, timeout=LONGEST - 20)[0]
     else:
         devices = environment.logical_devices(2 if name in ("Mirrored", "Gathering") else 1, kind="cpu")
         import tensorflow as tf
@@ -176,10 +176,10 @@ def one(name, way, option, batch_size):
 
 def seen(name, way, option, batch_size=BATCH_SIZE):
     """What a process of its own has to say: a list of weights, or a sentence."""
-    command = [sys.executable, __file__, "--one", name, way, option, str(batch_size)]
+    command = [sys.executable, "-m", "tools.compatibility", "--one", name, way, option, str(batch_size)]
     env = os.environ | {"CUDA_VISIBLE_DEVICES": "-1"}
     try:
-        ended = subprocess.run(command, env=env, capture_output=True, text=True, timeout=LONGEST)
+        ended = subprocess.run(command, env=env, capture_output=True, text=True, timeout=LONGEST, cwd=ROOT)
     except subprocess.TimeoutExpired:
         return "does not end"
     last = (ended.stdout.strip().splitlines() or [""])[-1]
@@ -196,7 +196,7 @@ def verdict(found, expected, option):
 
 def sentence(problem):
     """An error's name and first words, without what differs from run to run."""
-    from course_utils.cluster import WorkerError
+    from course_launcher import WorkerError
     from course_utils.errors import opening
 
     name, said = type(problem).__name__, str(problem)

@@ -1,6 +1,6 @@
 """Rehearse Colab or Kaggle: the set-up cell installs the course; then each notebook alone in an empty folder, strict.
 
-usage: python tests/hosted/rehearse.py colab|kaggle [NN ...]     all notebooks, or those with these numbers
+usage: python -m tests.hosted.rehearse colab|kaggle [NN ...]     all notebooks, or those with these numbers
 
 `make hosted` runs this with the host's packages, among which there is no course_utils. A local git repository, made
 from this working tree and published as somebody/course, answers for github.com. On Colab a stand-in for `google.colab`
@@ -15,12 +15,11 @@ import subprocess
 import sys
 import tempfile
 
+from tools import publish
+
 HERE = pathlib.Path(__file__).resolve().parent
 ROOT = HERE.parent.parent
 HOSTS = {"colab": {"PYTHONPATH": str(HERE / "stand_in")}, "kaggle": {"KAGGLE_KERNEL_RUN_TYPE": "Interactive"}}
-sys.path.insert(0, str(ROOT / "tools"))
-
-import publish  # noqa: E402
 
 
 def published(origin):

@@ -11,16 +11,16 @@ outlives its run); on a shared or public network that is not enough: use a firew
 import pathlib
 import sysconfig
 
-from course_utils.cluster import drawings
-from course_utils.cluster.outcomes import Outcome, WorkerError
-from course_utils.cluster.tf_config import build_tf_config, check_tf_config
-from course_utils.cluster.workers import free_addresses, prepare, run_in_process, run_on_workers
+from course_launcher import drawings
+from course_launcher.outcomes import Outcome, WorkerError
+from course_launcher.tf_config import build_tf_config, check_tf_config
+from course_launcher.workers import free_addresses, prepare, run_in_process, run_on_workers
 
 
 def program(name: str) -> pathlib.Path:
     """Where a file of the folder cluster/ is, such as "train.py": in the clone, or where pip has put it."""
     installed = pathlib.Path(sysconfig.get_path("data"), "share", "distributed-training-course")
-    for folder in pathlib.Path(__file__).parents[2] / "cluster", installed:
+    for folder in pathlib.Path(__file__).parents[1] / "cluster", installed:
         if (folder / name).is_file():
             return folder / name
     raise FileNotFoundError(f"{name}: not in a clone, nor in {installed}: install the course again")

@@ -21,7 +21,7 @@ import numpy as np
 import psutil
 import pytest
 
-from course_utils.cluster import (
+from course_launcher import (
     Outcome,
     WorkerError,
     check_tf_config,
@@ -639,7 +639,7 @@ def test_full_disk(tmp_path, monkeypatch):
 SEEN = """
 import pathlib, time
 import course_utils
-from course_utils.cluster import run_on_workers
+from course_launcher import run_on_workers
 
 def speak(folder):
     print("seen at once")
@@ -679,7 +679,7 @@ def test_a_notebook_shows_what_a_worker_prints_while_it_works(tmp_path):
 PROGRAM = """
 import os, signal, sys, threading
 import course_utils
-from course_utils.cluster import run_on_workers
+from course_launcher import run_on_workers
 
 def forever():
     print("pid", os.getppid())  # the fork server's

@@ -10,11 +10,10 @@ import sys
 
 from IPython.core.inputtransformer2 import TransformerManager
 
+from tools import publish
+
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 NOTEBOOKS = ROOT / "notebooks"
-sys.path.insert(0, str(ROOT / "tools"))
-
-import publish  # noqa: E402
 
 WITHOUT_COURSE = f"""
 import sys

@@ -7,9 +7,9 @@ import itertools
 import math
 from dataclasses import dataclass
 
+from course_planner.formulas import ALGORITHMS, all_reduce_bytes, balanced, mib, share
+from course_planner.layers import LayerCost, check_layers
 from course_utils.arguments import finite_number, one_of, whole_number
-from course_utils.planner.formulas import ALGORITHMS, all_reduce_bytes, balanced, mib, share
-from course_utils.planner.layers import LayerCost, check_layers
 
 OPTIMIZER_SLOTS = {"sgd": 0, "momentum": 1, "adam": 2}  # values of 4 bytes kept for each weight
 PRECISIONS = {  # bytes of a weight, of a gradient, of an activation, and of an optimizer's own copy of each weight

@@ -2,8 +2,8 @@
 
 import inspect
 
+from course_exercises import exercise, whole
 from course_utils.errors import message
-from course_utils.exercises import exercise, whole
 from course_utils.tpu import xla_device
 
 

@@ -25,8 +25,8 @@ import time
 import traceback
 import warnings
 
+from course_launcher import child
 from course_utils import environment
-from course_utils.cluster import child
 
 AT_START = ("PYTHON", "LD_", "DYLD_")
 """Environment variables that are read when Python starts."""
@@ -37,7 +37,7 @@ SET_BY_IMPORTS = ("KMP_DUPLICATE_LIB_OK", "KMP_INIT_AT_FORK")
 PER_RUN = ("TF_CONFIG", "COURSE_ATTEMPT")
 FRESH = (
     "import json, sys; fds, path = map(json.loads, sys.argv[1:]); sys.path += path; del sys.argv[1:]; "
-    "from course_utils.cluster import child; child.work(*fds)"
+    "from course_launcher import child; child.work(*fds)"
 )
 
 
@@ -50,7 +50,7 @@ class ForkServer:
 
     SERVE = (
         "import json, sys; control, path, preload = map(json.loads, sys.argv[1:]); sys.path[:] = path; "
-        "from course_utils.cluster import fork_server; fork_server.serve(control, preload)"
+        "from course_launcher import fork_server; fork_server.serve(control, preload)"
     )
     known, lock = {}, threading.Lock()
 

@@ -3,8 +3,8 @@
 import inspect
 import json
 
+from course_exercises import Untouched, exercise
 from course_utils.errors import message
-from course_utils.exercises import Untouched, exercise
 
 
 @exercise("Exercise 1")
@@ -57,13 +57,13 @@ def part(function):
 def sum_over_workers(function, run=None):
     """Exercise 3: on two workers `function()` returns, on both, the sum of what both hold: 12.0.
 
-    run: what runs it on two workers and returns both results; `cluster.run_on_workers` unless a test puts another.
+    run: what runs it on two workers and returns both results; `launcher.run_on_workers` unless a test puts another.
     """
-    from course_utils import cluster
+    import course_launcher as launcher
 
     try:
-        answer = (run or cluster.run_on_workers)(inspect.unwrap(function), timeout=60)
-    except cluster.WorkerError as problem:
+        answer = (run or launcher.run_on_workers)(inspect.unwrap(function), timeout=60)
+    except launcher.WorkerError as problem:
         return f"On the workers: {message(problem)[0]}."
     if ... in answer or None in answer:
         raise Untouched

@@ -14,10 +14,10 @@ import sys
 import tempfile
 import time
 
+from course_launcher import fork_server, packing
+from course_launcher.outcomes import Outcome, WorkerError
+from course_launcher.tf_config import build_tf_config
 from course_utils.arguments import finite_number, whole_number
-from course_utils.cluster import fork_server, packing
-from course_utils.cluster.outcomes import Outcome, WorkerError
-from course_utils.cluster.tf_config import build_tf_config
 from course_utils.errors import message
 
 MOST_WORKERS = 64
@@ -284,7 +284,7 @@ def _run(call, names, envs, deadline, ports=(), again=False, awaited=1):
             except _NoServer:
                 raise RuntimeError(
                     "the process that starts the workers ended before it started one: see what "
-                    "python -c 'import course_utils.cluster' says here"
+                    "python -c 'import course_launcher' says here"
                 ) from None
     if failed is not None:
         raise WorkerError(failed, [worker.outcome for worker in workers])

@@ -1,6 +1,6 @@
 """Checks of the exercises of notebook 02."""
 
-from course_utils.exercises import exercise, whole
+from course_exercises import exercise, whole
 
 
 def _batches(strategy, dataset):

@@ -1,4 +1,4 @@
-"""`python -m course_utils`: what it says of an environment that works, and of each thing that can be wrong with one."""
+"""`python -m tools.check_environment`: of an environment that works, and of each thing that can be wrong with one."""
 
 import importlib.metadata
 import io
@@ -12,9 +12,9 @@ import types
 import pytest
 from packaging.specifiers import SpecifierSet
 
-from course_utils import doctor
+from tools import check_environment as doctor
 
-CODE = "import runpy, sys; sys.argv = ['course_utils']; runpy.run_module('course_utils', run_name='__main__')"
+CODE = "import sys; from tools import check_environment; sys.exit(check_environment.main())"
 
 
 def lines(check):
@@ -33,7 +33,8 @@ def nvidia(tmp_path, monkeypatch):
 
 
 PLENTY = """import types
-from course_utils import doctor, environment
+from tools import check_environment as doctor
+from course_utils import environment
 doctor.SHARED, environment.memory = "/", lambda: (32.0, 16.0)
 doctor.shutil.disk_usage = lambda path: types.SimpleNamespace(total=2**36, free=2**35)
 """
@@ -99,14 +100,15 @@ def test_tensorflow_is_missing_or_broken(python, tmp_path, fake, words):
 def test_another_python_than_the_courses(tmp_path):
     """As it is started on the command line; and with none of the course's packages."""
     course = tmp_path / "course"
-    shutil.copytree(doctor.ROOT / "course_utils", course / "course_utils")
+    for package in "course_utils", "course_launcher", "tools":
+        shutil.copytree(doctor.ROOT / package, course / package)
     (course / ".venv").mkdir()
     (course / ".venv" / "pyvenv.cfg").touch()
-    command = [sys._base_executable, "-m", "course_utils"]
+    command = [sys._base_executable, "-m", "tools.check_environment"]
     done = subprocess.run(command, cwd=course, capture_output=True, text=True, timeout=300)
     first, remedy, *_ = done.stdout.splitlines()
     assert first == "[WARN] this is another Python than that of the course's environment, .venv"
-    assert ".venv/bin/python -m course_utils" in remedy
+    assert ".venv/bin/python -m tools.check_environment" in remedy
     assert done.returncode == 1 and "[FAIL] TensorFlow is not installed" in done.stdout and not done.stderr
 
 
@@ -209,7 +211,7 @@ def test_no_loopback_no_workers(monkeypatch):
     monkeypatch.setattr(doctor.socket, "create_server", refused)
     ((level, text, remedy),) = lines(doctor.loopback)
     assert level == doctor.FAIL and text == "127.0.0.1 cannot be reached (Operation not permitted)" and remedy
-    monkeypatch.setattr(doctor.cluster, "run_on_workers", refused)
+    monkeypatch.setattr(doctor.launcher, "run_on_workers", refused)
     ((level, text, remedy),) = lines(doctor.workers)
     assert level == doctor.FAIL and text.endswith("do not start: [Errno 1] Operation not permitted") and remedy
 

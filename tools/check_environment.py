@@ -1,4 +1,4 @@
-"""What this machine has for the course, what it lacks, and what to do about it: `python -m course_utils`.
+"""What this machine has for the course, what it lacks, and what to do about it: `python -m tools.check_environment`.
 
 Each line says [ OK ], [WARN] (the course runs, with less) or [FAIL] (some notebook will not run), and what would help.
 Exit code: 0 without a [FAIL], else 1. It works where TensorFlow is missing or broken, and takes some ten seconds.
@@ -13,7 +13,8 @@ import socket
 import subprocess
 import sys
 
-from course_utils import cluster, environment, errors
+import course_launcher as launcher
+from course_utils import environment, errors
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 NEEDED = ("tensorflow", "keras", "numpy", "scipy", "scikit-learn", "matplotlib", "psutil", "cloudpickle")
@@ -29,7 +30,7 @@ def python():
     """Its version; and first of all whether it is the Python of the course's own environment, if there is one."""
     own = ROOT / ".venv"
     if (own / "pyvenv.cfg").exists() and not os.path.samefile(own, sys.prefix):
-        remedy = "run .venv/bin/python -m course_utils, in the course's folder (on Windows .venv\\Scripts\\python)"
+        remedy = ".venv/bin/python -m tools.check_environment, in the course's folder (Windows: .venv\\Scripts\\python)"
         yield False, WARN, "this is another Python than that of the course's environment, .venv", remedy
     version = ".".join(map(str, sys.version_info[:3]))
     fits = (3, 11) <= sys.version_info[:2] <= (3, 13)
@@ -160,7 +161,7 @@ def loopback():
 def workers():
     if environment.installed("cloudpickle"):  # else packages() has said so
         try:
-            cluster.run_on_workers(int, timeout=60)  # without the seconds until they have begun
+            launcher.run_on_workers(int, timeout=60)  # without the seconds until they have begun
             yield True, OK, "worker processes start (notebook 03)", ""
         except Exception as problem:  # a missing package, a full disk, another system
             words = f"worker processes do not start: {errors.message(problem)[0]}"
@@ -216,3 +217,7 @@ def main() -> int:
             print(f"{level} {text}" + f"\n       {arrow} {remedy}" * bool(remedy), flush=True)
             worst |= level == FAIL
     return int(worst)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -7,7 +7,7 @@ import sys
 import threading
 import traceback
 
-from course_utils.cluster.packing import pack, unpack, write
+from course_launcher.packing import pack, unpack, write
 from course_utils.errors import message
 
 

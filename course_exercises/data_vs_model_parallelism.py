@@ -2,7 +2,7 @@
 
 import inspect
 
-from course_utils.exercises import exercise
+from course_exercises import exercise
 
 
 @exercise("Exercise 1")

@@ -5,10 +5,10 @@ import math
 import textwrap
 from dataclasses import dataclass, replace
 
+from course_planner.formulas import mib
+from course_planner.layers import LayerCost, checkpointed
+from course_planner.parallelism import KINDS, Plan, StepTime, step_time
 from course_utils.arguments import finite_number, one_of, whole_number
-from course_utils.planner.formulas import mib
-from course_utils.planner.layers import LayerCost, checkpointed
-from course_utils.planner.parallelism import KINDS, Plan, StepTime, step_time
 
 HEADROOM = 0.9
 """The share of a device's memory that a plan may fill."""

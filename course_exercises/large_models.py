@@ -1,6 +1,6 @@
 """Checks of the exercises of notebook 05."""
 
-from course_utils.exercises import exercise, whole
+from course_exercises import exercise, whole
 
 
 @exercise("Exercise 1")
@@ -43,7 +43,7 @@ def ring_order(chunk_to_send):
 @exercise("Exercise 2")
 def micro_batches(function):
     """Exercise 2: `function(stages, idle)` is the least m for which (p - 1)/(m + p - 1) ≤ idle."""
-    from course_utils.planner import bubble_fraction
+    from course_planner import bubble_fraction
 
     for stages, idle in (4, 0.1), (8, 0.25), (2, 0.5), (1, 0.1):
         answer = function(stages, idle)
