@@ -2190,17 +2190,23 @@ def take_folder(options, backend, stack):
     """
     if options.dry_run:
         return None
+    folder = options.run_folder
+    why = (
+        f"another training uses {folder}, and its lease.json names it: end it, or use "
+        "another --run-folder"
+    )
     lease, is_taken = None, True
     if backend.index == 0:
-        lease = Lease(options.run_folder)
-        is_taken = lease.take()
+        lease = Lease(folder)
+        try:
+            is_taken = lease.take()
+        except OSError as problem:
+            is_taken = False
+            why = f"--run-folder {folder} cannot be written: {problem.strerror}"
         if is_taken:
             stack.callback(lease.give_back)
     if any_of(backend, not is_taken):
-        refuse(
-            f"another training uses {options.run_folder}, and its lease.json names it: "
-            "end it, or use another --run-folder"
-        )
+        refuse(why)
     return lease
 
 
@@ -2336,6 +2342,9 @@ def main(words):
     except SystemExit as end:  # from the functions at the top
         print(end.code, file=sys.stderr, flush=True)
         code = 1
+    except KeyboardInterrupt:
+        say("interrupted: started again, it goes on from the last checkpoint")
+        code = 128 + signal.SIGINT
     except Exception:
         traceback.print_exc()
         code = 1

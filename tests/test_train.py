@@ -34,10 +34,11 @@ def folder(tmp_path):
     return tmp_path
 
 
-def start(folder, *options, program="train.py", **env):
+def start(folder, *options, program="train.py", start_new_session=False, **env):
     """The program, started in this folder; it and its output go on."""
     command = [sys.executable, program, "--allow-cpu", *map(str, options)]
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
+    pipes["start_new_session"] = start_new_session
     return subprocess.Popen(command, cwd=folder, env=ENVIRONMENT | env, **pipes)
 
 
@@ -500,6 +501,27 @@ def test_local_workers_leave_together(folder):
         _, alive = psutil.wait_procs(workers, 60)
         assert not alive
         process.stdout.close()
+
+
+def test_an_interrupt_leaves_nothing_running(folder):
+    """Ctrl-C reaches all processes of the terminal's group: the command and its workers. It goes on afterwards."""
+    wait = "        self.warm_up(done)\n"
+    changed(folder, (wait, wait + "        time.sleep(0.1)\n"))
+    for options in ("--local-workers", 2, "--batch-size-per-replica", 32), ():
+        process = start(folder, *options, "--epochs", 50, start_new_session=True)
+        wait_for_epoch(process)
+        workers = children_of(process)
+        os.killpg(process.pid, signal.SIGINT)
+        printed = process.communicate(timeout=300)[0]
+        assert process.returncode == 130 and "Traceback" not in printed, printed
+        assert "interrupted: started again, it goes on from the last checkpoint" in printed
+        _, alive = psutil.wait_procs(workers, 60)
+        assert not alive
+
+
+def test_a_run_folder_that_cannot_be_written(folder):
+    (folder / "file").touch()
+    assert refused(start(folder, "--run-folder", "file")).startswith("--run-folder file cannot be written: ")
 
 
 def test_local_workers_within_a_cluster(folder):
