@@ -45,7 +45,7 @@ def test_verdicts():
 def test_a_process_that_dies_is_said_to_die(tmp_path, monkeypatch):
     program = tmp_path / "dies.py"
     program.write_text("import os, signal; os.kill(os.getpid(), signal.SIGKILL)")
-    monkeypatch.setattr(compatibility, "__file__", str(program))
+    monkeypatch.setattr(compatibility, "PROGRAM", [str(program)])
     assert compatibility.seen("none", "fit", "plain") == "the process dies (-9)"
 
 

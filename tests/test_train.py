@@ -215,7 +215,8 @@ def taken_home(folder, model, data):
     notebook = PROGRAM.parent.parent / "notebooks" / "06_your_own_model.ipynb"
     cells = {cell["id"]: "".join(cell["source"]) for cell in json.loads(notebook.read_text("utf-8"))["cells"]}
     space = {"__name__": "__main__", "launcher": launcher}
-    sources = {"model": model, "data": data, "examples": cells["home-examples"], "home": cells["home"]}
+    sources = {"model": model, "data": data}
+    sources |= {name: cells[name] for name in ("home-examples", "home", "home-files")}
     for name, source in sources.items():
         name = f"06-{name}"
         linecache.cache[name] = (len(source), None, source.splitlines(keepends=True), name)

@@ -21,6 +21,7 @@ import subprocess
 import sys
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
+PROGRAM = ["-m", "tools.compatibility"]
 STORED = pathlib.Path(__file__).with_suffix(".json")
 MARKS = "<!-- written by tools/compatibility.py -->", "<!-- end -->"
 
@@ -176,7 +177,7 @@ def one(name, way, option, batch_size):
 
 def seen(name, way, option, batch_size=BATCH_SIZE):
     """What a process of its own has to say: a list of weights, or a sentence."""
-    command = [sys.executable, "-m", "tools.compatibility", "--one", name, way, option, str(batch_size)]
+    command = [sys.executable, *PROGRAM, "--one", name, way, option, str(batch_size)]
     env = os.environ | {"CUDA_VISIBLE_DEVICES": "-1"}
     try:
         ended = subprocess.run(command, env=env, capture_output=True, text=True, timeout=LONGEST, cwd=ROOT)
