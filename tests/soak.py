@@ -15,10 +15,10 @@ import keras
 import numpy as np
 import psutil
 import pytest
-from test_train import WITH_DROPOUT, changed, ends, log, start_two, wait_for_first_epoch
 
 import course_planner as planner
 from course_launcher import run_on_workers
+from tests.test_train import WITH_DROPOUT, changed, ends, log, start_two, wait_for_first_epoch
 from tools.cells import executed
 
 CELLS = ("set-up", "report", "processes", "settings", "train-step", "restored", "train-on")

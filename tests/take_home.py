@@ -16,7 +16,9 @@ import time
 
 import numpy as np
 import pytest
-from test_train import (
+
+import course_launcher as launcher
+from tests.test_train import (
     BACKENDS,
     ENVIRONMENT,
     FLAT,
@@ -36,8 +38,6 @@ from test_train import (
     wait_for_first_epoch,
     yours,
 )
-
-import course_launcher as launcher
 
 CI = os.environ.get("CI")  # has 75 minutes for everything: there one backend of two, and not every test
 not_in_ci = pytest.mark.skipif(bool(CI), reason="CI has no time for it: make soak")

@@ -7,10 +7,10 @@ import re
 import shutil
 import urllib.parse
 
-import glossary
 import nbformat
 import pytest
 
+from tests import glossary
 from tools import derive, publish
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent

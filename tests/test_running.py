@@ -8,10 +8,10 @@ import shutil
 import subprocess
 import sys
 
-import gpu_report
 import nbformat
 import pytest
 
+from tests import gpu_report
 from tools import bench, compatibility, derive, publish, refresh
 from tools.cells import set_up_elsewhere
 

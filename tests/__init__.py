@@ -1,0 +1,1 @@
+"""What proves the course; CONTRIBUTING says which is which."""

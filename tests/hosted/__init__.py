@@ -1,0 +1,1 @@
+"""The packages of Colab and Kaggle, and a rehearsal of each."""
