@@ -1377,10 +1377,7 @@ class Checkpoints:
     def files(self):
         """Return the files there are, the newest one first."""
 
-        def progress(path):
-            return [int(part) for part in re.findall(r"\d+", path.stem)]
-
-        return sorted(self.folder.glob("epoch-*.npz"), key=progress, reverse=True)
+        return sorted(self.folder.glob("epoch-*.npz"), key=progress_of, reverse=True)
 
     def save(self, facts, values):
         """Write a new file, and delete older ones.
@@ -1403,6 +1400,10 @@ class Checkpoints:
             file.flush()
             os.fsync(file.fileno())
         new.replace(path)
+        for other in self.files():
+            # A training goes on from the newest one that it can read.
+            if progress_of(other) > progress_of(path):
+                other.replace(other.with_suffix(".damaged"))
         for old in self.files()[KEPT_CHECKPOINTS:]:
             old.unlink()
 
@@ -1430,6 +1431,11 @@ class Checkpoints:
         ):
             values.append(np.frombuffer(data.tobytes(), kind_of(kind)).reshape(shape))
         return facts, values
+
+
+def progress_of(path):
+    """Return [epoch, step] of a checkpoint's file."""
+    return [int(part) for part in re.findall(r"\d+", path.stem)]
 
 
 def kind_of(name):

@@ -391,6 +391,11 @@ def test_a_damaged_or_missing_checkpoint(folder, backend):
     digest, (said,) = ends(start(folder, *options, 3))
     assert digest == undisturbed and f"{newest.name} cannot be read (" in said and "epochs 2 to 3;" in said
     assert [row["epoch"] for row in log(folder / "run")] == ["1", "2", "3"]
+    for path in (folder / "run" / "checkpoints").iterdir():  # all of them, and the log: it begins anew, and can go on
+        path.write_bytes(b"")
+    (folder / "run" / "log.csv").unlink()
+    ends(start(folder, *options, 2))
+    assert ends(start(folder, *options, 3))[0] == undisturbed
     shutil.rmtree(folder / "run" / "checkpoints")
     assert "has the log of a training, and no checkpoint" in refused(start(folder, *options, 4))
     assert [row["epoch"] for row in log(folder / "run")] == ["1", "2", "3"], "nothing is overwritten"
