@@ -259,7 +259,7 @@ def parse(words):
         help="stop after so many epochs without a lower validation loss",
     )
     add("--precision", choices=["float32", "mixed_bfloat16", "mixed_float16"])
-    add("--data", help="for examples(); here an .npz file (default: small digits)")
+    add("--data", help="what examples() gets as its path")
     add(
         "--run-folder",
         type=pathlib.Path,
@@ -1289,6 +1289,7 @@ class Lease:
         """Take the folder, unless another training has it; return whether it did."""
         other = self.read()
         if other and self.is_used(other):
+            say(f"{self.path}: process {other.get('process')} on {other.get('host')}")
             return False
         self.path.parent.mkdir(parents=True, exist_ok=True)
         with contextlib.suppress(FileNotFoundError):
@@ -1992,6 +1993,10 @@ class Run:
         self.log.add(done, results)
         self.epoch, self.step, self.steps_before = done, 0, 0
         self.model.stop_training |= self.has_ended()
+        if self.has_ended() and self.backend.index == 0:
+            say(
+                f"--patience {self.options.patience} is over: it stops after this epoch"
+            )
         if not self.options.dry_run:
             self.log.write()
             if self.log.epochs_since_best() == 0:
@@ -2160,6 +2165,9 @@ def train(options):
     check_backend(options.backend)
     check_port(place, options.backend)
     kind = OnJax if options.backend == "jax" else OnTensorFlow
+    if place.workers:
+        known = " ".join(address for address in place.workers if address)
+        say(f"worker {place.index} waits for all {len(place.workers)}: {known}")
     backend = kind(place, options)
     listen_for_signals()  # only now: jax.distributed listens for itself
     with contextlib.ExitStack() as stack:
@@ -2307,7 +2315,7 @@ def wait_for_workers(workers):
         handed_on = len(SIGNALLED)
         failed = [worker.returncode for worker in workers if worker.returncode]
         if failed and not code:
-            code = failed[0]
+            code = min(failed)  # a signal's is negative: the others' follow from it
             until = time.monotonic() + PEERS_SECONDS
         if time.monotonic() > until:
             say(f"a worker has ended with exit code {code}: the others end, too")
