@@ -302,8 +302,7 @@ def resolve_cluster(environment):
     """Return this process's `Place`.
 
     It is told by TF_CONFIG, by JAX_COORDINATOR_ADDRESS and its sisters, or by Slurm. On
-    Slurm
-    TF_CONFIG is written into the environment, where TensorFlow looks for it.
+    Slurm TF_CONFIG is written into the environment, where TensorFlow looks for it.
     """
     tasks = tasks_of_nodes(environment)
     on_this_node = tasks[int(environment.get("SLURM_NODEID", 0))]
@@ -2065,7 +2064,7 @@ class Run:
         weights = b"".join(array.tobytes() for array in self.model.get_weights())
         return hashlib.sha256(weights).hexdigest()[:16]
 
-    def apart(self):
+    def differing_weights(self):
         """Return the paths of weights in which processes differ; all must ask."""
         import numpy as np
 
@@ -2254,11 +2253,12 @@ def train_and_write(run):
     run.fit()
     finalize(model.trainable_variables)  # moving averages, if the optimizer has some
     run.write_model()
-    apart = run.apart()
-    if apart and backend.index == 0:
+    differing = run.differing_weights()
+    if differing and backend.index == 0:
         say(
-            f"the workers' weights differ in {', '.join(apart)}: what a layer keeps "
-            "there, each worker computes for itself; written is what the first one has"
+            f"the workers' weights differ in {', '.join(differing)}: what a layer "
+            "keeps there, each worker computes for itself; written is what the first "
+            "one has"
         )
     trained = f"epochs {run.first_epoch + 1} to {run.epoch}"
     if run.epoch == run.first_epoch:
@@ -2350,12 +2350,9 @@ def main(words):
     except Saved:
         say("a signal came, and everything is saved: started again, it goes on")
         code = SAVED
-    except Refused as end:
+    except SystemExit as end:  # a sentence of this program's, or of the reader's own
         print(end.code, file=sys.stderr, flush=True)
-        code = REFUSED
-    except SystemExit as end:  # from the functions at the top
-        print(end.code, file=sys.stderr, flush=True)
-        code = 1
+        code = REFUSED if isinstance(end, Refused) else 1
     except KeyboardInterrupt:
         say("interrupted: started again, it goes on from the last checkpoint")
         code = 128 + signal.SIGINT

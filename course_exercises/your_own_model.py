@@ -52,8 +52,8 @@ def _check_elements(part, name):
         )
 
 
-def check_model(model: Any) -> Any:
-    """See that `build()` has returned a compiled Keras model; return it.
+def check_model(model: Any) -> None:
+    """See that `build()` has returned a compiled Keras model.
 
     Raises TypeError or ValueError, with the remedy, for anything else.
     """
@@ -65,7 +65,6 @@ def check_model(model: Any) -> Any:
         )
     if not model.compiled:
         raise ValueError('build() must return a compiled model: model.compile(optimizer, loss, metrics=["accuracy"])')
-    return model
 
 
 def _words(value):

@@ -8,7 +8,6 @@ from tools import publish
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 
-
 REPOSITORY, REVISION = publish.published()
 
 project = html_title = "Distributed training with TensorFlow"

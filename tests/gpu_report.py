@@ -14,7 +14,6 @@ from tools import refresh
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 
-
 BUILD = ROOT / "build"
 
 

@@ -20,7 +20,6 @@ from course_utils.data import load_digits
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 
-
 FIRST_PROOF = "first-proof"  # the tag of a notebook's first cell that proves something of a training
 ACCEPTED = """
 import importlib.abc, importlib.machinery, sys

@@ -10,15 +10,11 @@ import contextlib
 import dataclasses
 import json
 import os
-import pathlib
 import sys
 
 from course_launcher import run_on_workers
 from course_utils import data, timing
 from tools.cells import executed
-
-ROOT = pathlib.Path(__file__).resolve().parent.parent
-
 
 BATCHES = (64, 128, 256, 512, 1024)
 CELLS = ["set-up", "report", "processes", "settings", "train-step", "train", "network", "exchanges", "steps", "costs"]
