@@ -33,6 +33,9 @@ import collections
 import contextlib
 import csv
 import datetime
+import errno
+import faulthandler
+import functools
 import hashlib
 import importlib.util
 import inspect
@@ -162,8 +165,11 @@ PORT_SECONDS = 20
 PEERS_SECONDS = 15
 """How long other local workers may go on after one has failed."""
 PROGRESS_SECONDS = 30
+RETRY_SECONDS = 0.5
 REFUSED = 2
 """The exit code after a sentence that says what to change: argparse's own."""
+WRITTEN = ("log.csv", "best.weights.h5", "last.weights.h5", "model.keras")
+"""What a training leaves in its folder, beside the checkpoints."""
 SAVED = 75
 """The exit code after a signal, when everything is saved: sysexits.h's EX_TEMPFAIL."""
 SIGNALS = ("SIGTERM", "SIGUSR1")
@@ -209,6 +215,13 @@ def number(kind, at_least, words):
 count = number(int, 1, "a whole number, 1 or more")
 count_or_none = number(int, 0, "a whole number, 0 or more")
 positive = number(float, 0, "a number above 0")
+
+
+def folder_name(text):
+    """Return a path; argparse calls it for RUN_FOLDER's value, too."""
+    if not text.strip():
+        raise argparse.ArgumentTypeError("it, or RUN_FOLDER, is empty: name a folder")
+    return pathlib.Path(text)
 
 
 class Parser(argparse.ArgumentParser):
@@ -262,7 +275,7 @@ def parse(words):
     add("--data", help="what examples() gets as its path")
     add(
         "--run-folder",
-        type=pathlib.Path,
+        type=folder_name,
         default=os.environ.get("RUN_FOLDER", "run"),
     )
     add(
@@ -270,6 +283,13 @@ def parse(words):
         type=positive,
         default=256,
         help="memory in which a tf.data.Dataset is shuffled (default: 256 MiB)",
+    )
+    add(
+        "--wait-for-workers",
+        type=positive,
+        default=300,
+        metavar="SECONDS",
+        help="end if not all workers are there after so long (default: 300)",
     )
     add("--allow-cpu", action="store_true", help="use CPUs though there is a GPU")
     add(
@@ -284,7 +304,12 @@ def parse(words):
         help="try it on so many devices, simulated on this machine's CPU",
     )
     add("--dry-run", action="store_true", help="a few steps, what they take, no files")
-    return parser.parse_args(words)
+    options = parser.parse_args(words)
+    if options.backend not in BACKENDS:  # argparse does not look at a default
+        parser.error(
+            f"KERAS_BACKEND is {options.backend}: it must be {' or '.join(BACKENDS)}"
+        )
+    return options
 
 
 # Where this process is
@@ -339,6 +364,7 @@ def read_jax_variables(environment):
     processes, index = map(int, texts)
     if processes == 1:
         return 0, []
+    check_addresses([environment["JAX_COORDINATOR_ADDRESS"]])
     return index, [environment["JAX_COORDINATOR_ADDRESS"]] + [""] * (processes - 1)
 
 
@@ -374,11 +400,14 @@ def read_tf_config(text):
     try:
         config = json.loads(text)
         cluster, task = config.get("cluster") or {}, config.get("task") or {}
-        roles = {role: list(addresses) for role, addresses in cluster.items()}
+        roles = {role: list_of_addresses(named) for role, named in cluster.items()}
+        role = task.get("type", "worker")
     except (ValueError, AttributeError, TypeError):
-        refuse('TF_CONFIG must be {"cluster": {"worker": […]}, "task": {…}}, as JSON')
+        refuse(
+            'TF_CONFIG must be {"cluster": {"worker": ["host:port", …]}, '
+            '"task": {"type": "worker", "index": …}}, as JSON'
+        )
     chiefs, workers = roles.pop("chief", []), roles.pop("worker", [])
-    role = task.get("type", "worker")
     if role == "evaluator":
         refuse("TF_CONFIG makes this an evaluator, and the workers validate themselves")
     others = set(roles) - {"evaluator"} | ({role} - {"chief", "worker"})
@@ -386,13 +415,51 @@ def read_tf_config(text):
         refuse(
             f"TF_CONFIG names {', '.join(sorted(others))}: only chief and worker train"
         )
-    if not chiefs + workers:
+    addresses = chiefs + workers
+    if not addresses:
         return 0, []
+    check_addresses(addresses)
+    if len(addresses) > 1 and not task:
+        refuse(
+            f"TF_CONFIG names {len(addresses)} workers, and not which one this is: "
+            'add "task": {"type": "worker", "index": …}'
+        )
     index = task.get("index", 0)
     of_role = chiefs if role == "chief" else workers
     if str(index) not in map(str, range(len(of_role))):
         refuse(f"TF_CONFIG: {role} {index!r} is not among its {len(of_role)} {role}s")
-    return int(index) + (len(chiefs) if role == "worker" else 0), chiefs + workers
+    return int(index) + (len(chiefs) if role == "worker" else 0), addresses
+
+
+def list_of_addresses(named):
+    """Return the addresses of a role; raise TypeError if they are no list of texts."""
+    if not isinstance(named, list) or not all(isinstance(one, str) for one in named):
+        raise TypeError
+    return named
+
+
+def check_addresses(addresses):
+    """Refuse addresses that no cluster can have."""
+    for address in addresses:
+        host, _, port = address.rpartition(":")
+        if not host or not port.isdigit() or not 0 < int(port) < 65536:
+            refuse(f"the address {address!r} must be host:port, with a port to 65535")
+        if addresses.count(address) > 1:
+            refuse(f"two workers have the address {address}: each needs its own")
+    own = [address for address in addresses if LOOPBACK.match(host_of(address))]
+    if own and len(own) < len(addresses):
+        refuse(
+            f"{own[0]} leads each machine to itself, and the other workers are "
+            "elsewhere: write the address at which they reach this one"
+        )
+
+
+LOOPBACK = re.compile(r"localhost$|127\.|::1$")
+
+
+def host_of(address):
+    """Return the host of "host:port"; that of "[::1]:20111" is "::1"."""
+    return address.rpartition(":")[0].strip("[]")
 
 
 def check_port(place, backend):
@@ -404,8 +471,6 @@ def check_port(place, backend):
     if not address or (backend == "jax" and place.index):
         return
     port = address.rpartition(":")[2]
-    if not port.isdigit():
-        refuse(f"the address {address!r} of this worker must be host:port")
     until = time.monotonic() + PORT_SECONDS
     while not is_free(int(port)):
         if time.monotonic() > until:
@@ -433,8 +498,8 @@ def check_own_name(workers):
     Debian writes it so into /etc/hosts. gloo, by which JAX's processes exchange on
     CPUs, tells the others to connect to what this machine's own name leads to.
     """
-    hosts = [address.rpartition(":")[0] for address in workers]
-    if len(set(hosts)) < 2 or re.match(r"localhost$|127\.|\[?::1", hosts[0]):
+    hosts = [host_of(address) for address in workers]
+    if len(set(hosts)) < 2 or LOOPBACK.match(hosts[0]):
         return  # all processes are on one machine
     name = socket.gethostname()
     try:
@@ -451,15 +516,192 @@ def check_own_name(workers):
         )
 
 
+# How workers meet, before TensorFlow or JAX wait for them: TensorFlow waits without
+# end, and meanwhile nothing but SIGKILL ends it.
+
+
+def meet(place, backend, seconds):
+    """Return when all workers are there, at the addresses that they are said to have.
+
+    All come to the first worker's port. It lets nobody go before everybody has come;
+    then the port is free for TensorFlow or JAX. If one does not come in so many
+    seconds, all end with a sentence that names it.
+    """
+    until = time.monotonic() + seconds
+    needs_all = backend == "tensorflow"  # on JAX only the first one's port is used
+    with contextlib.ExitStack() as stack:
+        if place.index == 0:
+            Reception(place, needs_all).wait(until, seconds)
+            return
+        if needs_all:  # the first worker looks whether it reaches this one
+            stack.enter_context(listen_at(place.workers[place.index]))
+        while True:
+            answer = ask_first_worker(place, until)
+            if answer == ALL_ARE_HERE:
+                return
+            if answer:
+                raise SystemExit(f"train.py: the first worker says: {answer}")
+            if time.monotonic() > until:
+                raise SystemExit(
+                    f"train.py: in {seconds:g} seconds nobody has answered at "
+                    f"{place.workers[0]}, the first worker's address: is it started, "
+                    "is the address its own, does a firewall let this machine in?"
+                )
+            time.sleep(RETRY_SECONDS)
+
+
+ALL_ARE_HERE = "all are here"
+
+
+def listen_at(address):
+    """Return a socket that listens at the port of this address, for IPv4 and IPv6."""
+    both = socket.has_dualstack_ipv6()
+    family = socket.AF_INET6 if both else socket.AF_INET
+    port = int(address.rpartition(":")[2])
+    return socket.create_server(("", port), family=family, dualstack_ipv6=both)
+
+
+def connect(address):
+    """Return a connection to this address; raise OSError if there is none."""
+    port = int(address.rpartition(":")[2])
+    return socket.create_connection((host_of(address), port), timeout=2)
+
+
+def ask_first_worker(place, until):
+    """Come to the first worker; return its answer, or "" if it gives none."""
+    try:
+        with connect(place.workers[0]) as connection:
+            introduction = {"worker": place.index, "workers": len(place.workers)}
+            connection.sendall(json.dumps(introduction).encode() + b"\n")
+            connection.settimeout(max(0.1, until - time.monotonic() + PEERS_SECONDS))
+            return connection.makefile(errors="replace").readline().strip()
+    except OSError:
+        return ""
+
+
+class Reception:
+    """The first worker's: who has come, and whether it is reached at its address.
+
+    needs_all: whether all workers' addresses are used, or the first one's alone.
+    """
+
+    def __init__(self, place, needs_all):
+        self.place, self.needs_all = place, needs_all
+        self.here, self.unreached = {}, set()
+
+    def wait(self, until, seconds):
+        """Let all workers go when all are here; end all if one does not come."""
+        with contextlib.ExitStack() as stack:
+            own = stack.enter_context(listen_at(self.place.workers[0]))
+            own.settimeout(RETRY_SECONDS)
+            while not self.complete():
+                if time.monotonic() > until:
+                    self.end_all(self.who_is_missing(seconds))
+                with contextlib.suppress(TimeoutError):
+                    connection, _ = own.accept()
+                    self.welcome(stack.enter_context(connection))
+                self.look_around()
+            own.close()  # the port is TensorFlow's or JAX's now
+            self.tell_all(ALL_ARE_HERE)
+
+    def complete(self):
+        return len(self.here) == len(self.place.workers) - 1 and not self.unreached
+
+    def welcome(self, connection):
+        """Note which worker has come; what is no worker of this training is let go."""
+        connection.settimeout(2)
+        try:
+            words = json.loads(connection.makefile(errors="replace").readline())
+            index, workers = words["worker"], words["workers"]
+        except (OSError, ValueError, KeyError, TypeError):
+            return
+        expected = len(self.place.workers)
+        if workers != expected or index not in range(1, workers):
+            why = (
+                f"it expects {expected} workers, and worker {index} expects {workers}: "
+                "give all the same addresses"
+            )
+            answer(connection, why)
+            return
+        if index in self.here and is_open(self.here[index]):
+            why = f"two processes say that they are worker {index}"
+            answer(connection, why)
+            self.end_all(why)
+        self.here[index] = connection
+        if self.needs_all:
+            self.unreached.add(index)
+
+    def look_around(self):
+        """Forget who has gone; see who is reached at the address it should have."""
+        self.here = {i: each for i, each in self.here.items() if is_open(each)}
+        self.unreached &= set(self.here)
+        for index in list(self.unreached):
+            with contextlib.suppress(OSError):
+                connect(self.place.workers[index]).close()
+                self.unreached.discard(index)
+
+    def tell_all(self, words):
+        for connection in self.here.values():
+            answer(connection, words)
+
+    def end_all(self, why):
+        self.tell_all(why)
+        raise SystemExit(f"train.py: {why}")
+
+    def who_is_missing(self, seconds):
+        """Say which workers have not come, or are not reached where they should be."""
+        absent, elsewhere = [], []
+        for index, address in enumerate(self.place.workers[1:], start=1):
+            name = f"worker {index}" + f" ({address})" * bool(address)
+            if index not in self.here:
+                absent.append(name)
+            elif index in self.unreached:
+                elsewhere.append(name)
+        sentences = []
+        if absent:
+            sentences.append(
+                f"in {seconds:g} seconds these have not come: {', '.join(absent)}; are "
+                f"they started, and do they reach {self.place.workers[0]}?"
+            )
+        if elsewhere:
+            sentences.append(
+                f"these have come, and are not reached at {', '.join(elsewhere)}: is "
+                "the address their own, does a firewall let this machine in?"
+            )
+        return " ".join(sentences)
+
+
+def answer(connection, words):
+    with contextlib.suppress(OSError):
+        connection.sendall(words.encode() + b"\n")
+
+
+def is_open(connection):
+    """Return whether the other end of a connection, which says nothing, is there."""
+    connection.setblocking(False)
+    try:
+        return bool(connection.recv(1))
+    except BlockingIOError:
+        return True
+    except OSError:
+        return False
+
+
+@functools.cache
+def gpus_of_machine():
+    """Return the names of all GPUs of this machine."""
+    if not shutil.which("nvidia-smi"):
+        return ()
+    listed = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True)
+    return tuple(str(i) for i in range(listed.stdout.count("GPU ")))
+
+
 def visible_gpus(environment):
     """Return the names of the GPUs that CUDA shows to this process."""
     if "CUDA_VISIBLE_DEVICES" in environment:
         names = environment["CUDA_VISIBLE_DEVICES"].split(",")
         return [name for name in names if name not in ("", "-1", "NoDevFiles")]
-    if not shutil.which("nvidia-smi"):
-        return []
-    listed = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True)
-    return [str(i) for i in range(listed.stdout.count("GPU "))]
+    return list(gpus_of_machine())
 
 
 def own_gpus(visible, place, on_node):
@@ -524,8 +766,6 @@ class OnJax:
         self.processes = len(place.workers) or 1
         self.index = place.index
         if self.processes > 1:
-            if options.allow_cpu or not visible_gpus(os.environ):
-                check_own_name(place.workers)
             jax.config.update("jax_cpu_collectives_implementation", "gloo")
             jax.distributed.initialize(
                 coordinator_address=place.workers[0],
@@ -581,11 +821,6 @@ class OnTensorFlow:
 
         self.processes = len(place.workers) or 1
         self.index = place.index
-        if "" in place.workers:
-            refuse(
-                "JAX_COORDINATOR_ADDRESS is JAX's, and TensorFlow needs the addresses "
-                "of all processes in TF_CONFIG: use --backend jax"
-            )
         self.simulated = bool(options.logical_cpus)
         gpus = [] if options.logical_cpus else tf.config.list_physical_devices("GPU")
         if not gpus and not options.logical_cpus:
@@ -722,14 +957,21 @@ def as_arrays(part):
     import keras
     import numpy as np
 
+    def refuse_it(found):
+        refuse(
+            "examples() must return (inputs, targets) or (inputs, targets, weights) of "
+            "arrays or as a tf.data.Dataset, to train on and to validate with, and "
+            f"there is {found}"
+        )
+
     def array(leaf):
         if not getattr(leaf, "shape", ()):
-            refuse(
-                "examples() must return (inputs, targets) or (inputs, targets, "
-                "weights) of arrays or as a tf.data.Dataset, and there is "
-                f"{type(leaf).__name__}"
-            )
+            refuse_it(type(leaf).__name__)
         return np.asarray(leaf)
+
+    if not isinstance(part, (tuple, list)) or len(part) not in (1, 2, 3):
+        size = f" of {len(part)}" if isinstance(part, (tuple, list)) else ""
+        refuse_it(f"{type(part).__name__}{size}")
 
     return keras.tree.map_structure(array, keras.tree.lists_to_tuples(part))
 
@@ -753,7 +995,7 @@ def fingerprint(part):
     import keras
     import numpy as np
 
-    batches = part.batch(256).as_numpy_iterator() if is_dataset(part) else [part]
+    batches = batched(part, 256) if is_dataset(part) else [part]
     total = 0
     for batch in batches:
         arrays = [np.asarray(array) for array in keras.tree.flatten(batch)]
@@ -761,6 +1003,30 @@ def fingerprint(part):
             content = b"".join(contents(array[row]) for array in arrays)
             total += int.from_bytes(hashlib.sha256(content).digest()[:8], "big")
     return total
+
+
+def batched(dataset, size):
+    """Yield a dataset's batches, or refuse examples that cannot be one batch."""
+    import tensorflow as tf
+
+    try:
+        yield from dataset.batch(size).prefetch(2).as_numpy_iterator()
+    except tf.errors.FailedPreconditionError as problem:
+        if "expected to contain" not in str(problem):
+            raise
+        refuse(
+            "a dataset of examples() has another number of examples than it says (in "
+            "the program of notebook 06: dataset(1) must return batches of 1, by "
+            ".batch(batch_size))"
+        )
+    except tf.errors.InvalidArgumentError as problem:
+        if "Cannot batch tensors with different shapes" not in str(problem):
+            raise
+        refuse(
+            "examples() returns examples of different shapes: bring them to one, by "
+            "cutting and padding each (if they are batches, and not single examples: "
+            "add .unbatch())"
+        )
 
 
 def contents(array):
@@ -774,11 +1040,12 @@ def contents(array):
 class Data:
     """What `examples` returns: batches of all processes' examples, and their digest.
 
-    batch_size: examples of all replicas together. buffer: bytes for shuffling datasets.
+    buffer: bytes for shuffling datasets.
     """
 
-    def __init__(self, path, batch_size, buffer):
-        self.path, self.batch_size = path, batch_size
+    def __init__(self, path, batch_size_per_replica, replicas, buffer):
+        self.path = path
+        self.batch_size = batch_size = batch_size_per_replica * replicas
         # One seed at every start: else a split drawn at random would be another one.
         self.training, self.validation = self.ask(FIRST_SEED)
         self.counts = [self.count(part) for part in (self.training, self.validation)]
@@ -788,14 +1055,20 @@ class Data:
             self.check_split()
         self.steps = self.counts[0] // batch_size
         if not self.steps:
-            refuse(
-                f"{self.counts[0]} examples do not fill a batch of {batch_size}: lower "
-                "--batch-size-per-replica"
-                + " (or are they batches? add .unbatch())"
-                * is_dataset(self.training)
-            )
+            refuse(self.too_few(batch_size, batch_size_per_replica))
         if not self.counts[1]:
             refuse("examples() returns nothing to validate with")
+
+    def too_few(self, batch_size, batch_size_per_replica):
+        """Say what to do about fewer examples than a batch has."""
+        remedy = "lower --batch-size-per-replica"
+        if batch_size_per_replica == 1:
+            remedy = "train on fewer devices, or with more examples"
+        if is_dataset(self.training):
+            remedy += " (or are they batches? add .unbatch())"
+        return (
+            f"{self.counts[0]} examples do not fill a batch of {batch_size}: {remedy}"
+        )
 
     def check_split(self):
         """Refuse a split that each epoch would draw anew, and so train on tests."""
@@ -811,15 +1084,29 @@ class Data:
         """Return what `examples` returns when it draws with this seed."""
         had_tensorflow = "tensorflow" in sys.modules
         seed_everything(seed)
-        parts = examples(self.path)
-        if is_dataset(parts) or len(parts) != 2:
+        parts = self.two_parts()
+        if not had_tensorflow and any(map(is_dataset, parts)):
+            seed_everything(seed)  # TensorFlow's too, which examples() has imported
+            parts = self.two_parts()
+        return [part if is_dataset(part) else as_arrays(part) for part in parts]
+
+    def two_parts(self):
+        """Return what `examples` returns, if it is two of something."""
+        try:
+            parts = examples(self.path)
+        except FileNotFoundError as problem:
+            if self.path and not os.path.exists(self.path):
+                refuse(f"--data {self.path}: there is no such file or folder")
+            raise problem
+        if parts is None:
+            refuse(
+                "examples() returns nothing: is return training, validation missing?"
+            )
+        if not isinstance(parts, (tuple, list)) or len(parts) != 2:
             refuse(
                 "examples() must return two: what to train on, what to validate with"
             )
-        if not had_tensorflow and any(map(is_dataset, parts)):
-            seed_everything(seed)  # TensorFlow's too, which examples() has imported
-            parts = examples(self.path)
-        return [part if is_dataset(part) else as_arrays(part) for part in parts]
+        return parts
 
     def count(self, part):
         """Return how many examples there are, which may mean to read them all once."""
@@ -876,15 +1163,14 @@ class Data:
         shuffled = training.shuffle(
             self.buffer, seed=epoch, reshuffle_each_iteration=False
         )
-        batches = shuffled.batch(self.batch_size, drop_remainder=True)
         # Where examples are left out at random, some epochs have fewer than the first.
-        batches = batches.repeat().take(self.steps).prefetch(2)
-        yield from batches.as_numpy_iterator()
+        enough = shuffled.repeat().take(self.steps * self.batch_size)
+        yield from batched(enough, self.batch_size)
 
     def validation_batches(self):
         """Yield batches of what to validate with; the last one may be smaller."""
         if is_dataset(self.validation):
-            yield from self.validation.batch(self.batch_size).as_numpy_iterator()
+            yield from batched(self.validation, self.batch_size)
             return
         for start in range(0, self.counts[1], self.batch_size):
             yield rows_of(self.validation, slice(start, start + self.batch_size))
@@ -895,17 +1181,7 @@ class Data:
 
         digest = hashlib.sha256(json.dumps(self.counts).encode())
         for batches in self.batches(epoch), self.validation_batches():
-            try:
-                batch = next(batches)
-            except Exception as problem:
-                if "Cannot batch tensors with different shapes" not in str(problem):
-                    raise
-                refuse(
-                    "examples() returns examples of different shapes: bring them to "
-                    "one, by cutting and padding each (if they are batches, and not "
-                    "single examples: add .unbatch())"
-                )
-            for array in keras.tree.flatten(batch):
+            for array in keras.tree.flatten(next(batches)):
                 digest.update(contents(array))
         return digest.digest()
 
@@ -996,6 +1272,8 @@ def create_model(options, backend, data):
     batch = rows_of(next(data.validation_batches()), slice(0, 1))
     with backend.scope():
         model = build()
+        if model is None:
+            refuse("build() returns nothing: is return model missing?")
         if not getattr(model, "compiled", False):
             refuse("build() must return a compiled model: call model.compile(…)")
         if not model.built:  # a subclass, whose weights are made when it is called
@@ -1037,6 +1315,14 @@ def check_inputs(model, batch, backend):
                 f"examples() returns inputs of shape {array.shape[1:]}, and the model "
                 f"takes {tuple(tensor.shape[1:])}: if they are batches, and not single "
                 "examples, add .unbatch()"
+            )
+        sizes = zip(array.shape[1:], tensor.shape[1:], strict=False)
+        if array.ndim == len(tensor.shape) and any(
+            needed not in (None, size) for size, needed in sizes
+        ):
+            refuse(
+                f"examples() returns inputs of shape {array.shape[1:]}, and the model "
+                f"takes {tuple(tensor.shape[1:])}: change one of them"
             )
 
 
@@ -1125,8 +1411,20 @@ def tell_of_layers(model, backend):
             f"{', '.join(apart)}: each replica takes the statistics of its own "
             "examples (synchronized=True takes all)"
         )
-    if any("seed_generator" in variable.path for variable in model.variables):
+    if any(map(draws_numbers, layers)):
         say("random layers (Dropout, …) draw the same numbers on all replicas")
+
+
+def draws_numbers(layer):
+    """Return whether a layer draws random numbers in training.
+
+    An LSTM has a seed for its dropout even where that is 0.
+    """
+    if not any("seed_generator" in variable.path for variable in layer.variables):
+        return False
+    names = "rate", "dropout", "recurrent_dropout", "stddev"
+    rates = [getattr(layer, name) for name in names if hasattr(layer, name)]
+    return any(rates) if rates else True
 
 
 def drop_or_refuse_what_fails(model, backend):
@@ -1413,7 +1711,7 @@ class Checkpoints:
             try:
                 return self.read(path)
             except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as why:
-                say(f"{path} cannot be read ({why}): the one before is taken")
+                say(f"{path} cannot be read ({why}): it is left out")
         return None
 
     def read(self, path):
@@ -1818,6 +2116,12 @@ class Run:
     def go_on(self, facts, values):
         """Continue from a checkpoint, or refuse where it is another training's."""
         different = self.state.differences(facts["variables"])
+        of = facts.get("backend", self.options.backend)
+        if different and of != self.options.backend:
+            refuse(
+                f"{self.options.run_folder} holds a training on {of}, and this model's "
+                f"cannot go on with --backend {self.options.backend} ({different})"
+            )
         if different:
             refuse(
                 f"{self.options.run_folder} holds another model's training "
@@ -1835,9 +2139,24 @@ class Run:
                 f"this one is of {self.epoch_of()}: take the same data, options and "
                 "replicas"
             )
+        for name, setting in self.settings().items():
+            before = facts["settings"].get(name, setting)
+            if before != setting:
+                say(f"{name}: {setting}, and no longer {before}")
         self.metrics = facts["metrics"] if self.step else []
         self.log.rows = facts["log"]
-        self.log.write()
+        if self.step:
+            self.log.write()
+        elif self.log.rows:
+            self.write_log_and_best_weights()
+
+    def settings(self):
+        """Return what else decides how it goes on, and may be changed: in words."""
+        optimizer = inner(self.model.optimizer)
+        return {
+            "loss": words_of(self.model.loss),
+            "optimizer": words_of(optimizer, but=("name", "learning_rate")),
+        }
 
     def epoch_of(self):
         """Return what decides which examples are in which step, in words."""
@@ -1846,16 +2165,19 @@ class Run:
             f"{self.backend.replicas} replicas, shuffled by {self.data.buffer}"
         )
 
+    def words_for_devices(self):
+        """Return how many workers there are, and which devices each has, in words."""
+        backend = self.backend
+        several = backend.processes > 1
+        workers = f"{backend.processes} workers" if several else "1 worker"
+        devices = f"{backend.local_replicas} {backend.kind}"
+        devices += "s" * (backend.local_replicas > 1) + " each" * several
+        return workers, devices
+
     def describe_start(self):
         """Return what was found, and where it begins, as lines to print."""
         backend, data = self.backend, self.data
-        workers = (
-            "1 worker" if backend.processes == 1 else f"{backend.processes} workers"
-        )
-        devices = f"{backend.local_replicas} {backend.kind}"
-        devices += "s" * (backend.local_replicas > 1) + " each" * (
-            backend.processes > 1
-        )
+        workers, devices = self.words_for_devices()
         left_out = data.counts[0] - data.steps * data.batch_size
         lines = [
             f"{workers} with {devices}: {data.batch_size} examples a step, "
@@ -1997,10 +2319,9 @@ class Run:
                 f"--patience {self.options.patience} is over: it stops after this epoch"
             )
         if not self.options.dry_run:
-            self.log.write()
-            if self.log.epochs_since_best() == 0:
-                self.model.save_weights(self.writes_to / "best.weights.h5")
+            # First what a new start goes on from: all else it can write again.
             self.save(done, 0)
+            self.write_log_and_best_weights()
             self.write_events(done, results)
         if self.backend.index == 0:
             words = ", ".join(f"{name} {value:.4f}" for name, value in results.items())
@@ -2010,6 +2331,12 @@ class Run:
             )
         if any_of(self.backend, bool(SIGNALLED)) and done < self.options.epochs:
             raise Saved
+
+    def write_log_and_best_weights(self):
+        """Write the log; and the weights, if they are the best ones so far."""
+        self.log.write()
+        if self.log.epochs_since_best() == 0:
+            self.model.save_weights(self.writes_to / "best.weights.h5")
 
     def has_ended(self):
         patience = self.options.patience
@@ -2026,6 +2353,8 @@ class Run:
             "epoch": epoch,
             "step": step,
             "learning_rate": self.rate,
+            "backend": self.options.backend,
+            "settings": self.settings(),
             "epoch_of": self.epoch_of(),
             "variables": self.state.describe(),
             "metrics": [value.tolist() for value in metrics] if with_metrics else [],
@@ -2088,16 +2417,34 @@ class Run:
         peak = self.backend.peak_memory()
         device = f"{peak / 2**20:,.0f} MiB of the first device" if peak else "a CPU"
         host = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10
-        gpus = os.environ.get("CUDA_VISIBLE_DEVICES", "all of this machine")
+        processes, devices = self.words_for_devices()
+        gpus = visible_gpus(os.environ)
         return [
-            f"{self.backend.replicas} replicas in {self.backend.processes} processes; "
-            f"GPUs of this process: {gpus}",
+            f"{processes} with {devices}"
+            + f"; GPUs of this process: {', '.join(gpus)}" * bool(gpus),
             f"{self.model.count_params():,} parameters; {self.data.counts[0]:,} "
             f"examples to train on, {self.data.counts[1]:,} to validate with",
             f"a step of {self.data.batch_size} examples: {1000 * seconds:.1f} ms, "
             f"{self.data.batch_size / seconds:,.0f} examples/s",
             f"memory: {host:,.0f} MiB of the machine, {device}",
         ]
+
+
+def words_of(thing, but=("name",)):
+    """Return what a loss or an optimizer is, with what it was made with."""
+    if isinstance(thing, (dict, list, tuple)):
+        each = thing.items() if isinstance(thing, dict) else enumerate(thing)
+        return ", ".join(f"{name}: {words_of(one, but)}" for name, one in each)
+    name = getattr(thing, "__name__", None) or type(thing).__name__
+    if thing is None or isinstance(thing, str) or not hasattr(thing, "get_config"):
+        return str(thing) if isinstance(thing, (str, type(None))) else name
+    made = {key: value for key, value in thing.get_config().items() if key not in but}
+    plain = {
+        key: value
+        for key, value in sorted(made.items())
+        if isinstance(value, (str, int, float, bool))
+    }
+    return f"{name}({', '.join(f'{key}={value}' for key, value in plain.items())})"
 
 
 def is_seed(variable):
@@ -2149,10 +2496,11 @@ def restore(options):
     if options.dry_run:
         return None
     restored = Checkpoints(options.run_folder).restore()
-    if not restored and (options.run_folder / "log.csv").exists():
+    left = [name for name in WRITTEN if (options.run_folder / name).exists()]
+    if left and not restored:
         refuse(
-            f"{options.run_folder} has the log of a training, and no checkpoint to go "
-            "on from: use another --run-folder, or delete this one"
+            f"{options.run_folder} has {', '.join(left)} of a training, and no "
+            "checkpoint to go on from: use another --run-folder, or delete this one"
         )
     return restored
 
@@ -2160,21 +2508,36 @@ def restore(options):
 def train(options):
     """Train as the options say; return the model."""
     place = resolve_cluster(os.environ)
-    choose_gpus(place, os.environ)
+    gpus = choose_gpus(place, os.environ)
     check_backend(options.backend)
     check_port(place, options.backend)
+    if options.backend == "tensorflow" and "" in place.workers:
+        refuse(
+            "JAX_COORDINATOR_ADDRESS is JAX's, and TensorFlow needs the addresses of "
+            "all processes in TF_CONFIG: use --backend jax"
+        )
+    if options.backend == "jax" and (options.allow_cpu or not gpus):
+        check_own_name(place.workers)
     kind = OnJax if options.backend == "jax" else OnTensorFlow
     if place.workers:
         known = " ".join(address for address in place.workers if address)
         say(f"worker {place.index} waits for all {len(place.workers)}: {known}")
+        meet(place, options.backend, options.wait_for_workers)
+        # Should one of them be killed just now, the others would wait without end.
+        faulthandler.dump_traceback_later(options.wait_for_workers, exit=True)
     backend = kind(place, options)
+    faulthandler.cancel_dump_traceback_later()
     listen_for_signals()  # only now: jax.distributed listens for itself
     with contextlib.ExitStack() as stack:
         lease = take_folder(options, backend, stack)
         restored = restore(options)
         check_progress(options, backend, restored)
-        batch_size = options.batch_size_per_replica * backend.replicas
-        data = Data(options.data, batch_size, options.shuffle_buffer_mib * 2**20)
+        data = Data(
+            options.data,
+            options.batch_size_per_replica,
+            backend.replicas,
+            options.shuffle_buffer_mib * 2**20,
+        )
         first_epoch = restored[0]["epoch"] if restored else 0
         if not all_equal(backend, data.digest(first_epoch)):
             refuse(
@@ -2264,7 +2627,8 @@ def train_and_write(run):
     if run.epoch == run.first_epoch:
         trained = f"epoch {run.epoch} was the last"
     say(f"worker {backend.index}: {trained}; weights {run.digest()}")
-    any_of(backend, False)  # nobody leaves while another still writes
+    with contextlib.suppress(Exception):  # who is in here has done all its work
+        any_of(backend, False)  # nobody leaves while another still writes
 
 
 def free_addresses(number):
@@ -2339,6 +2703,53 @@ def end_with_parent():
     threading.Thread(target=watch, daemon=True).start()
 
 
+PEER_WORDS = re.compile(
+    "socket closed|connection (reset|closed|refused)|closed by peer|broken pipe|"
+    "is aborted|heartbeat|failed to connect|stopped sending|incarnation|end of file|"
+    "unavailable|another task died",
+    re.IGNORECASE,
+)
+"""What TensorFlow, gloo and gRPC say where another process has ended."""
+
+
+def explain(problem, options):
+    """Return what to do about what has been raised, or "" if nothing is known."""
+    no_space = errno.ENOSPC, errno.EDQUOT
+    if getattr(problem, "errno", 0) in no_space or "No space left" in str(problem):
+        return (
+            "there is no space left: make some, and start again; it goes on from the "
+            f"last whole checkpoint in {options.run_folder}"
+        )
+    path = getattr(problem, "filename", None)
+    if isinstance(problem, OSError) and is_in(options.run_folder, path):
+        return (
+            f"--run-folder {options.run_folder} cannot be used: {path}: "
+            f"{problem.strerror}"
+        )
+    is_field = type(problem).__module__.split(".")[0] in ("tensorflow", "jax", "jaxlib")
+    is_field = is_field or type(problem) in (RuntimeError, ValueError)
+    if several_processes() and is_field and PEER_WORDS.search(str(problem)):
+        return (
+            "another worker has ended: its own last words say why (without words it "
+            "was killed, for want of memory perhaps); start all again, and they go on "
+            "from the last checkpoint"
+        )
+    return ""
+
+
+def is_in(folder, path):
+    """Return whether a path, which may be None, lies in this folder."""
+    if not isinstance(path, (str, pathlib.Path)):
+        return False
+    return folder.absolute() in pathlib.Path(path).absolute().parents
+
+
+def several_processes():
+    """Return whether this is one of several workers."""
+    names = "TF_CONFIG", "JAX_COORDINATOR_ADDRESS"
+    return any(os.environ.get(name) for name in names)
+
+
 def main(words):
     """Train; return the exit code."""
     options = parse(words)
@@ -2356,8 +2767,13 @@ def main(words):
     except KeyboardInterrupt:
         say("interrupted: started again, it goes on from the last checkpoint")
         code = 128 + signal.SIGINT
-    except Exception:
-        traceback.print_exc()
+    except Exception as problem:
+        sentence = explain(problem, options)
+        if sentence:
+            first = (str(problem).strip() or type(problem).__name__).splitlines()[0]
+            print(f"{first}\ntrain.py: {sentence}", file=sys.stderr, flush=True)
+        else:
+            traceback.print_exc()
         code = 1
     else:
         return 0

@@ -22,6 +22,10 @@ case "$HOSTS $COURSE $RUN_FOLDER" in *CHANGE-ME*)
     echo "two_machines.sh: HOSTS, COURSE or RUN_FOLDER still say CHANGE-ME: write your own there" >&2
     exit 2 ;;
 esac
+if [ -z "$HOSTS" ] || [ -z "$COURSE" ] || [ -z "$RUN_FOLDER" ]; then
+    echo "two_machines.sh: HOSTS, COURSE or RUN_FOLDER is empty: write your own there" >&2
+    exit 2
+fi
 
 read -ra hosts <<< "$HOSTS"
 addresses=
@@ -39,6 +43,7 @@ stop() { [ ${#workers[@]} -eq 0 ] || kill "${workers[@]}" 2> /dev/null; wait; }
 trap 'stop; exit 130' INT TERM
 for ((attempt = 0; attempt < MOST_ATTEMPTS; attempt++)); do
     workers=()
+    started=$SECONDS
     for index in "${!hosts[@]}"; do  # -tt: when this end of ssh is killed, the worker at the other end is, too
         ssh -tt -o BatchMode=yes "${hosts[index]}" \
             "export TF_CONFIG='$(tf_config "$index")'; $python" < /dev/null &
@@ -49,6 +54,10 @@ for ((attempt = 0; attempt < MOST_ATTEMPTS; attempt++)); do
     [ $failed -eq 0 ] && exit 0
     stop
     [ $failed -eq 2 ] && exit 2  # train.py has said what to change
+    if [ $failed -eq 255 ] && [ $((SECONDS - started)) -lt 10 ]; then  # 255 is ssh's own
+        echo "two_machines.sh: ssh does not reach a machine, and has said why: try ssh HOST true for each of $HOSTS" >&2
+        exit 2
+    fi
     echo "attempt $attempt failed: all start again from the last checkpoint"
 done
 exit 1

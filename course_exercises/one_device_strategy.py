@@ -1,7 +1,7 @@
 """Checks of the exercises of notebook 01."""
 
 from course_exercises import exercise
-from course_utils.environment import short_name
+from course_utils.devices import short_name
 
 
 @exercise("Exercise 1")

@@ -26,7 +26,7 @@ import traceback
 import warnings
 
 from course_launcher import child
-from course_utils import environment
+from course_utils import devices
 
 AT_START = ("PYTHON", "LD_", "DYLD_")
 """Environment variables that are read when Python starts."""
@@ -98,7 +98,7 @@ def _wanted(envs, fresh):
     base = {name: value for name, value in os.environ.items() if name not in PER_RUN}
     first, *others = [{name: env[name] for name in env if name.startswith(AT_IMPORT) and name not in PER_RUN}
                       for env in envs]  # fmt: skip
-    fresh |= sys.platform != "linux" or environment.tpu_in_machine() or bool(environment.unfit_libtpu())
+    fresh |= sys.platform != "linux" or devices.tpu_in_machine() or bool(devices.unfit_libtpu())
     fresh |= any(other != first for other in others)
     fresh |= any(name.startswith(AT_START) for env in envs for name in env)
     if fresh:

@@ -4,6 +4,6 @@ Import this package before TensorFlow: it loads neither TensorFlow nor matplotli
 where it needs it), keeps TensorFlow's start-up log out of the notebook, and lets several processes share a GPU.
 """
 
-from course_utils.environment import prepare
+from course_utils.quiet import prepare
 
 prepare()

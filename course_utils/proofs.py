@@ -2,7 +2,7 @@
 
 import contextlib
 
-from course_utils import environment
+from course_utils import devices
 from course_utils.arguments import finite_number
 from course_utils.errors import opening
 
@@ -41,7 +41,7 @@ def same(a, b, tolerance: float, what: str, relative: float = 0) -> "Difference"
     worst = int(np.argmax(differences))  # a NaN first
     measured = f"{difference:.3g}" + (f" in {names[worst]}" if names[worst] and difference != 0 else "")
     bound = f"{tolerance:g}" + (f" + {relative:g} · |value|" if relative else "")
-    if tolerance < difference <= 10 * tolerance and (kind := environment.accelerator()) != "CPU":
+    if tolerance < difference <= 10 * tolerance and (kind := devices.accelerator()) != "CPU":
         print(f"{what}: max |Δ| = {measured}, above {bound}: not yet measured here, on a {kind}")
         return difference
     if not difference <= tolerance:  # also when it is NaN

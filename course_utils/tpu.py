@@ -5,7 +5,7 @@ import os
 import re
 from typing import NamedTuple
 
-from course_utils import environment
+from course_utils import devices
 from course_utils.arguments import whole_number
 from course_utils.plots import style
 from course_utils.plots.style import COLOURS, Figure, arrow, box, canvas, colour, label, styled
@@ -25,8 +25,8 @@ FAULTS = {
     "provide a TPU Name": "no TPU was named: say connect_tpu(name=…), or 'local' where the TPU is in this machine",
     "already in use": "another process holds the TPU: end it (on Colab: Runtime, Manage sessions), then restart",
     "libtpu.*(version|undefined symbol|not available in|has no attribute)": "libtpu, the TPU's library, is of another "
-    f"version than TensorFlow: {environment.INSTALL_FOR_TPU}",
-    "libtpu": f"libtpu, the TPU's library, is missing: {environment.INSTALL_FOR_TPU}",
+    f"version than TensorFlow: {devices.INSTALL_FOR_TPU}",
+    "libtpu": f"libtpu, the TPU's library, is missing: {devices.INSTALL_FOR_TPU}",
     "Name or service not known|Could not lookup|urlopen|UNAVAILABLE|DEADLINE": "no TPU of the name {name!r} answers: "
     "check the name, the zone and the network",
 }
@@ -45,17 +45,17 @@ def connect_tpu(replicas: int = 8, name: str | None = None) -> Accelerator:
     RuntimeError when it comes too late.
     """
     replicas = whole_number("replicas", replicas, 1)
-    if not environment.installed("tensorflow"):
-        print(f"TensorFlow is not installed: {environment.INSTALL_FOR_TPU}; JAX works without it")
+    if not devices.installed("tensorflow"):
+        print(f"TensorFlow is not installed: {devices.INSTALL_FOR_TPU}; JAX works without it")
         return Accelerator(None, 0, "nothing: TensorFlow is not installed")
-    if problem := environment.unfit_libtpu():
+    if problem := devices.unfit_libtpu():
         print(problem)
         return Accelerator(None, 0, "nothing: TensorFlow cannot be loaded")
     import tensorflow as tf
 
     physical = tf.config.list_physical_devices("CPU")[0]
     parts = [tf.config.LogicalDeviceConfiguration()] * replicas
-    environment.split(physical, replicas, parts)  # now: a failed attempt fixes the devices
+    devices.split(physical, replicas, parts)  # now: a failed attempt fixes the devices
     name = os.environ.get("TPU_NAME", "local") if name is None else name
     try:
         resolver = tf.distribute.cluster_resolver.TPUClusterResolver(tpu=name)
@@ -64,8 +64,8 @@ def connect_tpu(replicas: int = 8, name: str | None = None) -> Accelerator:
         strategy = tf.distribute.TPUStrategy(resolver)
     except Exception as problem:  # each way of having no TPU has its own type of error
         print(f"{replicas} logical CPUs in place of a TPU: {_sentence(problem, name)}")
-        devices = [f"CPU:{i}" for i in range(replicas)]
-        strategy = tf.distribute.MirroredStrategy(devices, tf.distribute.ReductionToOneDevice())
+        names = [f"CPU:{i}" for i in range(replicas)]
+        strategy = tf.distribute.MirroredStrategy(names, tf.distribute.ReductionToOneDevice())
         return Accelerator(strategy, replicas, f"{replicas} logical CPUs")
     count = strategy.num_replicas_in_sync
     print(f"a TPU with {count} core{'s' * (count > 1)}")
@@ -76,8 +76,8 @@ def _sentence(problem, name):
     """Why there is no TPU, and what would help, in one sentence."""
     text = f"{type(problem).__name__}: {problem}"
     if re.search(NO_TPU_HERE, text):
-        if "No OpKernel" in text and environment.tpu_in_machine():
-            return f"this TensorFlow has no TPU kernels: {environment.INSTALL_FOR_TPU}"
+        if "No OpKernel" in text and devices.tpu_in_machine():
+            return f"this TensorFlow has no TPU kernels: {devices.INSTALL_FOR_TPU}"
         return "there is none in this machine"
     for words, remedy in FAULTS.items():
         if re.search(words, text):

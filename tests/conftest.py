@@ -10,10 +10,10 @@ import matplotlib.pyplot as plt
 import pytest
 
 import course_utils  # noqa: F401  (before anything loads TensorFlow)
-from course_utils import environment
+from course_utils import devices
 
 matplotlib.use("Agg")  # not MPLBACKEND: the notebooks' kernels, which other tests start, would inherit that
-DEVICES = environment.logical_devices(4, kind="cpu")  # now: a test module may use TensorFlow as it is loaded
+DEVICES = devices.logical_devices(4, kind="cpu")  # now: a test module may use TensorFlow as it is loaded
 
 
 @pytest.fixture

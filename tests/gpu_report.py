@@ -9,7 +9,8 @@ import pathlib
 import sys
 import threading
 
-from course_utils import environment
+from course_utils import devices
+from course_utils import report as found
 from tools import refresh
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
@@ -24,7 +25,7 @@ def peak_memory():
 
     def look():
         while not ended.wait(0.5):
-            used = environment.nvidia_smi("memory.used")
+            used = devices.nvidia_smi("memory.used")
             peak[0] = max(peak[0], int(used) if used.isdigit() else 0)
 
     watching = threading.Thread(target=look)
@@ -65,8 +66,8 @@ def page(report):
 
 
 def main(arguments, build=BUILD):
-    card = environment.nvidia_smi("name,driver_version,memory.total")
-    report = {"machine": environment.facts() | {"card, driver, MiB": card}, "notebooks": {}}
+    card = devices.nvidia_smi("name,driver_version,memory.total")
+    report = {"machine": found.facts() | {"card, driver, MiB": card}, "notebooks": {}}
     build.mkdir(exist_ok=True)
     for path in refresh.chosen(arguments, __doc__):
         with peak_memory() as peak:

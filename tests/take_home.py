@@ -391,13 +391,11 @@ def test_a_damaged_or_missing_checkpoint(folder, backend):
     digest, (said,) = ends(start(folder, *options, 3))
     assert digest == undisturbed and f"{newest.name} cannot be read (" in said and "epochs 2 to 3;" in said
     assert [row["epoch"] for row in log(folder / "run")] == ["1", "2", "3"]
-    for path in (folder / "run" / "checkpoints").iterdir():  # all of them, and the log: it begins anew, and can go on
+    for path in (folder / "run" / "checkpoints").iterdir():
         path.write_bytes(b"")
-    (folder / "run" / "log.csv").unlink()
-    ends(start(folder, *options, 2))
-    assert ends(start(folder, *options, 3))[0] == undisturbed
+    assert "has log.csv, best.weights.h5, last.weights.h5, model.keras of" in refused(start(folder, *options, 4))
     shutil.rmtree(folder / "run" / "checkpoints")
-    assert "has the log of a training, and no checkpoint" in refused(start(folder, *options, 4))
+    assert "of a training, and no checkpoint to go on from" in refused(start(folder, *options, 4))
     assert [row["epoch"] for row in log(folder / "run")] == ["1", "2", "3"], "nothing is overwritten"
 
 
@@ -684,6 +682,7 @@ def test_a_metric_with_a_number_for_each_class_and_a_dry_run_of_one_step(folder)
             ["--batch-size-per-replica", 6],
             "(if they are batches, and not single examples: ad",
         ),
+        ("slices((x, x)).batch(24)", ["--batch-size-per-replica", 1, "--logical-cpus", 8], "train on fewer devices"),
         ("slices((x, x)).batch(24)", [], "(or are they batches? add .unbatch())"),
         ("x[:, None], x", [], "inputs of shape (1, 4), and the model takes (4,)"),
         ("[1, 2, 3], [4, 5, 6]", [], "of arrays or as a tf.data.Dataset, and there is int"),
@@ -838,6 +837,7 @@ def test_after_a_kill_the_other_worker_leaves_soon(folder):
     printed = chief.communicate(timeout=900)[0]
     seconds = time.monotonic() - begin
     other.communicate()
-    assert chief.returncode == 1 and "UnavailableError" in printed
+    assert chief.returncode == 1 and "Traceback" not in printed
+    assert "train.py: another worker has ended: its own last words say why" in printed
     print(f"the other worker left after {seconds:.1f} s")
     assert seconds < 50, "it would stay for 54 to 105 s"

@@ -9,7 +9,7 @@ import pytest
 from course_planner import bubble_fraction
 from course_utils.arguments import finite_number, one_of, whole_number
 from course_utils.data import make_dataset
-from course_utils.environment import logical_devices
+from course_utils.devices import logical_devices
 from course_utils.model import build_model
 
 

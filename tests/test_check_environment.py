@@ -34,8 +34,8 @@ def nvidia(tmp_path, monkeypatch):
 
 PLENTY = """import types
 from tools import check_environment as doctor
-from course_utils import environment
-doctor.SHARED, environment.memory = "/", lambda: (32.0, 16.0)
+from course_utils import devices, report
+doctor.SHARED, report.memory = "/", lambda: (32.0, 16.0)
 doctor.shutil.disk_usage = lambda path: types.SimpleNamespace(total=2**36, free=2**35)
 """
 """A machine with memory and room on its disk, which may be busy: what the doctor would say of the real one is its own
@@ -65,13 +65,13 @@ def test_here_all_is_well_beside_a_hidden_gpu_too(python, nvidia):
 
 
 def test_an_old_driver_and_little_shared_memory(monkeypatch):
-    monkeypatch.setattr(doctor.environment, "nvidia_smi", {"driver_version": "470.57.02"}.get)
+    monkeypatch.setattr(doctor.devices, "nvidia_smi", {"driver_version": "470.57.02"}.get)
     monkeypatch.setattr(doctor.shutil, "disk_usage", lambda path: types.SimpleNamespace(total=64 * 2**20))
     monkeypatch.setattr(doctor, "SHARED", "/")
     (_, driver, newer), (_, shared, larger) = lines(doctor.nvidia)
     assert driver == "NVIDIA driver 470.57.02" and "CUDA 12 needs 525.60 or newer" in newer
     assert shared == "/: 0.06 GiB" and "--shm-size=1g" in larger
-    monkeypatch.setattr(doctor.environment, "nvidia_smi", lambda what: "")
+    monkeypatch.setattr(doctor.devices, "nvidia_smi", lambda what: "")
     assert not lines(doctor.nvidia)
 
 
@@ -88,7 +88,7 @@ def test_an_old_driver_and_little_shared_memory(monkeypatch):
     ],
 )
 def test_tensorflow_is_missing_or_broken(python, tmp_path, fake, words):
-    without = "environment.installed = lambda name, there=environment.installed: name != 'tensorflow' and there(name)\n"
+    without = "devices.installed = lambda name, there=devices.installed: name != 'tensorflow' and there(name)\n"
     if fake is not None:
         (tmp_path / "tensorflow.py").write_text(fake)
     done = python(PLENTY + without * (fake is None) + CODE)
@@ -143,7 +143,7 @@ def test_tensorflow_that_never_loads(monkeypatch):
     monkeypatch.setattr(subprocess, "run", never)
     too_late = (doctor.FAIL, "TensorFlow did not load within 300 seconds", "free some memory, and try again")
     assert lines(doctor.tensorflow) == [too_late]
-    monkeypatch.setattr(doctor.environment, "installed", lambda module: module in ("libtpu", "tensorflow"))
+    monkeypatch.setattr(doctor.devices, "installed", lambda module: module in ("libtpu", "tensorflow"))
     ((*_, remedy),) = lines(doctor.tensorflow)
     assert remedy.endswith("waits for Google's metadata server, set TPU_SKIP_MDS_QUERY=1")
 
@@ -198,7 +198,7 @@ def test_packages(monkeypatch):
 
 
 def test_little_memory_little_disk(monkeypatch):
-    monkeypatch.setattr(doctor.environment, "memory", lambda: (8.0, 1.0))
+    monkeypatch.setattr(doctor.report, "memory", lambda: (8.0, 1.0))
     monkeypatch.setattr(doctor.shutil, "disk_usage", lambda _: types.SimpleNamespace(free=2**29))
     assert lines(doctor.memory) == [(doctor.WARN, "memory: 1.0 GiB free", "notebooks want 3 GiB: close something")]
     assert lines(doctor.disk) == [(doctor.WARN, "disk: 0.5 GiB free here", "checkpoints want 1 GiB: free some")]

@@ -40,6 +40,10 @@ def test_two_machines_with_users_ipv6_spaces_and_quotes(tmp_path):
     assert configs[0]["cluster"]["worker"] == ["10.0.0.1:20111", "[fd00::2]:20111"]
     expected = [str(run), f"{course}/cluster/train.py", "--data", "two words.npz", "--epochs", "3"]
     assert [line[1:] for line in lines] == [expected] * 2
+    (tmp_path / "ssh").write_text("#!/bin/bash\nexit 255\n")
+    done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 2 and "ssh does not reach a machine, and has said why" in done.stderr
+    (tmp_path / "ssh").write_text('#!/bin/bash\nshift 3\nexec bash -c "$2"\n')
     for code, again in (2, 0), (1, 4):  # a sentence says what to change; anything else is tried again
         python.write_text(f"#!/bin/bash\nexit {code}\n")
         done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=300)
@@ -98,6 +102,12 @@ def test_what_is_requeued(batch_script):
     code, said = batch_script(75)
     assert code == 75 and "requeued 7" in said
     assert batch_script(0)[0] == 0
+
+
+@bash
+def test_a_batch_script_that_is_started_by_bash(batch_script):
+    code, said = batch_script(0, SLURM_JOB_ID="")
+    assert code == 2 and "this is no job: start it by sbatch" in said
 
 
 @bash

@@ -12,7 +12,7 @@ import nbformat
 import pytest
 import tensorflow as tf
 
-from course_utils import environment
+from course_utils import devices, quiet, report
 from course_utils.tpu import connect_tpu
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
@@ -66,7 +66,7 @@ def nvidia_smi(monkeypatch):
             return types.SimpleNamespace(stdout=answer)
 
         fake = types.SimpleNamespace(run=run, SubprocessError=subprocess.SubprocessError)
-        monkeypatch.setattr(environment, "subprocess", fake)
+        monkeypatch.setattr(devices, "subprocess", fake)
         return asked
 
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
@@ -84,13 +84,13 @@ def slices(count, size=1024):
 @pytest.mark.parametrize("count", [0, -1, 2.5, True, "2", None])
 def test_wrong_count(count):
     with pytest.raises(ValueError, match=f"^count={count!r}: must be a whole number, 1 or more"):
-        environment.logical_devices(count)
+        devices.logical_devices(count)
 
 
 def test_gpu_without_gpu(hardware):
     hardware(gpus=0)
     with pytest.raises(RuntimeError, match="sees none: use kind='auto'"):
-        environment.logical_devices(1, kind="gpu")
+        devices.logical_devices(1, kind="gpu")
 
 
 @pytest.mark.parametrize("kind", ["auto", "gpu"])
@@ -106,7 +106,7 @@ def test_gpu_without_gpu(hardware):
 )
 def test_gpus(hardware, capsys, kind, gpus, count, line, split):
     machine = hardware(gpus)
-    assert environment.logical_devices(count, kind) == [f"GPU:{i}" for i in range(count)]
+    assert devices.logical_devices(count, kind) == [f"GPU:{i}" for i in range(count)]
     assert capsys.readouterr().out == line + "\n"
     assert machine.splits == ({"/physical_device:GPU:0": slices(split)} if split else {})
 
@@ -116,7 +116,7 @@ def test_gpus(hardware, capsys, kind, gpus, count, line, split):
 )
 def test_a_slice_is_sized_from_the_cards_own_memory(hardware, nvidia_smi, said, count, size):
     machine, asked = hardware(gpus=1), nvidia_smi(said)
-    environment.logical_devices(count)
+    devices.logical_devices(count)
     assert machine.splits == {"/physical_device:GPU:0": slices(count, size)}
     assert asked == [["nvidia-smi", "--query-gpu=memory.free", "--format=csv,noheader,nounits"]]
 
@@ -127,8 +127,8 @@ def test_a_gpu_that_tensorflow_cannot_use(hardware, nvidia_smi, monkeypatch, vis
     nvidia_smi("NVIDIA H100 80GB HBM3\n")
     if visible is not None:
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
-    monkeypatch.setattr(environment.os, "name", system)
-    facts = environment.facts()
+    monkeypatch.setattr(report.os, "name", system)
+    facts = report.facts()
     assert facts["GPUs"] == "none that TensorFlow can use, though there is one (NVIDIA H100 80GB HBM3)"
     assert remedy in facts["remedy"]
 
@@ -149,26 +149,26 @@ def test_processes_share_a_gpu(python):
 @pytest.mark.parametrize("gpus, tpus, kind", [(0, 0, "CPU"), (2, 0, "GPU"), (1, 8, "TPU")])
 def test_what_computes_here(hardware, gpus, tpus, kind):
     hardware(gpus, tpus)
-    assert environment.accelerator() == kind
+    assert devices.accelerator() == kind
 
 
 @pytest.mark.parametrize("files, kind", [([], "CPU"), (["/dev/accel0"], "TPU"), (["/dev/vfio/0"], "TPU")])
 def test_what_computes_here_without_tensorflow(monkeypatch, files, kind):
     monkeypatch.delitem(sys.modules, "tensorflow")
-    monkeypatch.setattr(environment.glob, "glob", lambda pattern: fnmatch.filter(files, pattern))
-    assert environment.accelerator() == kind
+    monkeypatch.setattr(devices.glob, "glob", lambda pattern: fnmatch.filter(files, pattern))
+    assert devices.accelerator() == kind
     monkeypatch.delenv("TPU_SKIP_MDS_QUERY", raising=False)
-    environment.prepare()
+    quiet.prepare()
     assert os.environ.get("TPU_SKIP_MDS_QUERY") == (None if files else "1")
 
 
 def test_split_gpu_again(hardware):
     machine = hardware(gpus=1)
-    first = environment.logical_devices(4)
+    first = devices.logical_devices(4)
     machine.initialised = True
-    assert environment.logical_devices(4) == first
+    assert devices.logical_devices(4) == first
     with pytest.raises(RuntimeError, match=r"^2 logical GPU .*runs with 4 .*restart the kernel"):
-        environment.logical_devices(2)
+        devices.logical_devices(2)
 
 
 @pytest.mark.parametrize(
@@ -189,12 +189,12 @@ def test_what_the_gpu_notebook_builds(hardware, monkeypatch, gpus, system, count
     monkeypatch.setattr(platform, "system", lambda: system)
     built = []
     monkeypatch.setattr(tf.distribute, "MirroredStrategy", lambda *arguments: built.append(arguments))
-    names = {"environment": environment}
+    names = {"logical_devices": devices.logical_devices}
     exec(cells["devices"], names)
     exec(cells["choose"], names)
     names["mirrored"](2)
-    (devices, all_reduce), kind = built[0], "GPU" if gpus else "CPU"
-    assert names["DEVICES"] == [f"{kind}:{i}" for i in range(count)] and devices == names["DEVICES"][:2]
+    (chosen, all_reduce), kind = built[0], "GPU" if gpus else "CPU"
+    assert names["DEVICES"] == [f"{kind}:{i}" for i in range(count)] and chosen == names["DEVICES"][:2]
     assert type(all_reduce).__name__ == way and names["COUNTS"] == [n for n in (1, 2, 4, 8) if n <= count]
 
 
@@ -213,20 +213,20 @@ def test_what_the_gpu_notebook_builds(hardware, monkeypatch, gpus, system, count
     ],
 )
 def test_short_name(name, short):
-    assert environment.short_name(name) == short
+    assert devices.short_name(name) == short
 
 
 @pytest.mark.parametrize("name", ["", "CPU", "/job:localhost", None, 3])
 def test_short_name_of_no_device(name):
     with pytest.raises(ValueError, match=r"must be a device's name"):
-        environment.short_name(name)
+        devices.short_name(name)
 
 
 # facts and report
 
 
 def test_facts():
-    facts = environment.facts()
+    facts = report.facts()
     assert list(facts) == FACTS
     assert all(isinstance(value, str) and value for value in facts.values())
     assert facts["Python"] == platform.python_version()
@@ -240,14 +240,14 @@ def test_accelerators(hardware, monkeypatch):
     hardware(gpus=2, tpus=8)
     details = {"/physical_device:GPU:0": {"device_name": "NVIDIA H200"}, "/physical_device:GPU:1": {}}
     monkeypatch.setattr(tf.config.experimental, "get_device_details", lambda gpu: details[gpu.name])
-    facts = environment.facts()
+    facts = report.facts()
     assert (facts["GPUs"], facts["TPUs"]) == ("NVIDIA H200, /physical_device:GPU:1", "8")
 
 
 def test_facts_without_tensorflow(monkeypatch):
     for name in "tensorflow", "keras":
         monkeypatch.setitem(sys.modules, name, None)
-    facts = environment.facts()
+    facts = report.facts()
     assert list(facts) == [*FACTS, "remedy"]
     assert (facts["TensorFlow"], facts["Keras"]) == ("not installed", "not installed")
     assert (facts["GPUs"], facts["TPUs"]) == ("unknown", "unknown")
@@ -268,7 +268,7 @@ def test_whatever_the_package_is_called(python, tmp_path, name):
         distribution, version = folder.rsplit("-", 1)
         (tmp_path / f"{folder}.dist-info" / "METADATA").write_text(f"Name: {distribution}\nVersion: {version}\n")
         (tmp_path / f"{folder}.dist-info" / "top_level.txt").write_text(module)
-    answer = python(HIDE + "from course_utils.environment import facts; print(facts())")
+    answer = python(HIDE + "from course_utils.report import facts; print(facts())")
     assert "'TensorFlow': '2.99.0', 'Keras': '3.99'" in answer.stdout and "remedy" not in answer.stdout, answer.stderr
 
 
@@ -287,25 +287,25 @@ m.version = version
 @pytest.mark.parametrize("libtpu, fits", [("0.0.52", False), ("0.0.32", False), ("0.0.31", True), ("0.0.21.1", True)])
 def test_a_libtpu_with_which_tensorflow_would_abort(monkeypatch, capsys, libtpu, fits):
     versions = {"tensorflow-tpu": "2.20.0", "libtpu": libtpu}
-    monkeypatch.setattr(environment, "_version", versions.get)
-    assert (environment.unfit_libtpu() == "") == fits
+    monkeypatch.setattr(devices, "version_of", versions.get)
+    assert (devices.unfit_libtpu() == "") == fits
     if not fits:
-        facts = environment.facts()
+        facts = report.facts()
         assert facts["TensorFlow"] == "not loaded" and '"libtpu<0.0.32"' in facts["remedy"]
         assert connect_tpu(4).strategy is None and "too new for tensorflow-tpu 2.20.0" in capsys.readouterr().out
-    monkeypatch.setattr(environment, "_version", {"tensorflow-tpu": "2.22.0"}.get)
-    assert environment.unfit_libtpu() == ""
+    monkeypatch.setattr(devices, "version_of", {"tensorflow-tpu": "2.22.0"}.get)
+    assert devices.unfit_libtpu() == ""
 
 
 def test_whose_runtime_this_is(monkeypatch):
-    assert environment.host() == ""
+    assert devices.host() == ""
     monkeypatch.setitem(sys.modules, "google.colab", types.ModuleType("google.colab"))
-    assert environment.host() == "Google Colab" and environment.facts()["system"].endswith(", Google Colab")
+    assert devices.host() == "Google Colab" and report.facts()["system"].endswith(", Google Colab")
     monkeypatch.setenv("KAGGLE_KERNEL_RUN_TYPE", "Interactive")
-    assert environment.host() == "Kaggle"
+    assert devices.host() == "Kaggle"
 
 
 def test_a_tpu_that_tensorflow_cannot_use(hardware, monkeypatch):
     hardware(0, 0)
-    monkeypatch.setattr(environment.glob, "glob", lambda pattern: ["/dev/accel0"])
-    assert environment.accelerator() == "TPU" and environment.facts()["TPUs"].endswith("there is one: JAX may")
+    monkeypatch.setattr(devices.glob, "glob", lambda pattern: ["/dev/accel0"])
+    assert devices.accelerator() == "TPU" and report.facts()["TPUs"].endswith("there is one: JAX may")

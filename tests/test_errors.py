@@ -17,7 +17,8 @@ import pytest
 
 from course_exercises import your_own_model
 from course_launcher import WorkerError, build_tf_config, check_tf_config, run_in_process, run_on_workers
-from course_utils import data, environment, proofs
+from course_utils import data, proofs
+from course_utils.devices import logical_devices, short_name
 from tools.cells import set_up_elsewhere
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
@@ -84,7 +85,7 @@ def on_windows(tmp_path, monkeypatch):
 
 
 def without_gpu(tmp_path, monkeypatch):
-    environment.logical_devices(1, kind="gpu")
+    logical_devices(1, kind="gpu")
 
 
 def config(*addresses, index=0, **changes):
@@ -117,7 +118,7 @@ def nested(tmp_path, monkeypatch):
     def on_two():
         import tensorflow as tf
 
-        devices = environment.logical_devices(2, kind="cpu")
+        devices = logical_devices(2, kind="cpu")
         strategy = tf.distribute.MirroredStrategy(devices, tf.distribute.ReductionToOneDevice())
         with strategy.scope():
             count = tf.Variable(1.0, aggregation=tf.VariableAggregation.SUM)
@@ -136,7 +137,7 @@ def nested(tmp_path, monkeypatch):
 
 def uneven(tmp_path, monkeypatch):
     def fit():
-        devices = environment.logical_devices(2, kind="cpu")
+        devices = logical_devices(2, kind="cpu")
         import tensorflow as tf
 
         with tf.distribute.MirroredStrategy(devices, tf.distribute.ReductionToOneDevice()).scope():
@@ -149,14 +150,14 @@ def uneven(tmp_path, monkeypatch):
 
 def distributed_by_keras(tmp_path, monkeypatch):
     def fit():
-        devices = environment.logical_devices(2, kind="cpu")
+        devices = logical_devices(2, kind="cpu")
         import keras
 
         keras.distribution.set_distribution(keras.distribution.DataParallel(devices=["cpu:0", "cpu:1"]))
         model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(1)])
         model.compile("sgd", "mse")
         model.fit(np.ones((4, 2)), np.ones((4, 1)), verbose=0)
-        return len(devices), {environment.short_name(weight.value.device) for weight in model.weights}
+        return len(devices), {short_name(weight.value.device) for weight in model.weights}
 
     count, places = run_in_process(fit)
     return f"DataParallel on {('no', 'one', 'two')[count]} devices: weights on {', '.join(places)}"

@@ -14,7 +14,7 @@ import sys
 import numpy as np
 import pytest
 
-from course_utils.environment import prepare
+from course_utils.quiet import prepare
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 PACKAGES = ("course_utils", "course_planner", "course_launcher", "course_exercises")
@@ -77,7 +77,7 @@ import importlib.util
 assert importlib.util.find_spec("tensorflow") is None
 import numpy as np
 import course_planner as planner
-from course_utils import environment, plots, proofs
+from course_utils import plots, proofs, report
 from course_utils.data import load_digits
 from course_utils.model import build_model
 from course_exercises import large_models as exercises
@@ -90,7 +90,7 @@ plots.bars({layer.name: layer.parameters for layer in layers}, "weights", "Almos
 proofs.same(model.get_weights(), build_model().get_weights(), 0, "the same seed, the same weights")
 exercises.micro_batches(lambda stages, idle: 1)
 print(x_train.shape, np.asarray(model(x_test[:2])).shape, sum(layer.parameters for layer in layers))
-print(environment.report())
+print(report.describe_environment())
 print(connect_tpu())
 """
 

@@ -173,7 +173,7 @@ def test_a_notebook_does_not_echo_the_difference():
 
 @pytest.mark.parametrize("kind", ["GPU", "TPU"])
 def test_a_tolerance_that_was_not_measured_here_stops_nobody(capsys, monkeypatch, kind):
-    monkeypatch.setattr(proofs.environment, "accelerator", lambda: kind)
+    monkeypatch.setattr(proofs.devices, "accelerator", lambda: kind)
     assert proofs.same(1.0, 1.0 + 5e-5, 1e-5, "a = b") == pytest.approx(5e-5)
     assert capsys.readouterr().out == f"a = b: max |Δ| = 5e-05, above 1e-05: not yet measured here, on a {kind}\n"
     proofs.same(1.0, 1.0 + 5e-6, 1e-5, "a = b")

@@ -6,7 +6,7 @@ import pytest
 import tensorflow as tf
 
 from course_exercises import tpu_strategy
-from course_utils import environment
+from course_utils import devices
 from course_utils.tpu import connect_tpu, xla_device
 
 
@@ -31,9 +31,7 @@ def ways(monkeypatch):
         monkeypatch.setattr(tf.config, "experimental_connect_to_cluster", step("connect"))
         monkeypatch.setattr(tf.tpu.experimental, "initialize_tpu_system", step("initialize"))
         monkeypatch.setattr(tf.distribute, "TPUStrategy", step("strategy", strategy))
-        monkeypatch.setattr(
-            environment.glob, "glob", lambda pattern: list(accelerators) * (pattern[:10] == "/dev/accel")
-        )
+        monkeypatch.setattr(devices.glob, "glob", lambda pattern: list(accelerators) * (pattern[:10] == "/dev/accel"))
         return asked
 
     monkeypatch.delenv("TPU_NAME", raising=False)

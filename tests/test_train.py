@@ -14,6 +14,7 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 
 import numpy as np
 import psutil
@@ -110,6 +111,7 @@ def yours(folder, text, name="train.py"):
 FLAT = "            keras.layers.Flatten(),\n"
 WITH_DROPOUT = FLAT, FLAT + "            keras.layers.Dropout(0.3),\n"
 OPTIMIZER = "keras.optimizers.Adam(0.002)"
+RETURNED = "    return training, validation\n\n\ndef callbacks"
 COMPILED = '    model.compile(keras.optimizers.Adam(0.002), loss, metrics=["accuracy"])\n'
 SMALL = """
 def build():
@@ -286,6 +288,13 @@ def dataset(batch_size):
          "makes this an evaluator"),
         ('{"cluster": {"worker": ["a:1"], "ps": ["b:1"]}, "task": {"type": "worker", "index": 0}}', "names ps: only"),
         ('{"cluster": {"worker": ["a:1"]}, "task": {"type": "worker", "index": 1}}', "worker 1 is not among its 1"),
+        ('{"cluster": {"worker": ["a:1", "b:1"]}}', "names 2 workers, and not which one this is"),
+        ('{"cluster": {"worker": "a:1"}, "task": {"type": "worker", "index": 0}}', "TF_CONFIG must be"),
+        ('{"cluster": {"worker": ["a:99999"]}, "task": {"type": "worker", "index": 0}}', "with a port to 65535"),
+        ('{"cluster": {"worker": ["a"]}, "task": {"type": "worker", "index": 0}}', "'a' must be host:port"),
+        ('{"cluster": {"worker": ["a:1", "a:1"]}, "task": {"type": "worker", "index": 0}}', "two workers have the"),
+        ('{"cluster": {"worker": ["localhost:1", "b:1"]}, "task": {"type": "worker", "index": 0}}',
+         "localhost:1 leads each machine to itself"),
         ("[1]", "TF_CONFIG must be"),
         ("{", "TF_CONFIG must be"),
     ],
@@ -321,6 +330,11 @@ def test_options_that_make_no_sense(folder, option, value):
     assert refused(start(folder, option, value)).startswith(f"argument {option}: ")
 
 
+def test_variables_that_make_no_sense(folder):
+    assert "KERAS_BACKEND is tensorflwo: it must be" in refused(start(folder, KERAS_BACKEND="tensorflwo"))
+    assert "--run-folder: it, or RUN_FOLDER, is empty" in refused(start(folder, RUN_FOLDER=""))
+
+
 @pytest.mark.parametrize(
     "pairs, options, sentence",
     [
@@ -329,6 +343,12 @@ def test_options_that_make_no_sense(folder, option, value):
         ([(COMPILED, "    del loss\n")], [], "build() must return a compiled model"),
         ([(OPTIMIZER, "keras.optimizers.Adam(keras.optimizers.schedules.CosineDecay(0.1, 100))")],
          ["--learning-rate", "0.1"], "--learning-rate: build() has a schedule"),
+        ([("images[..., None]", "images[:, 1:, :, None]")], [], "inputs of shape (7, 8, 1), and the model takes (8, 8"),
+        ([], ["--data", "nowhere.npz"], "--data nowhere.npz: there is no such file or folder"),
+        ([(COMPILED + "    return model\n", COMPILED)], [], "build() returns nothing: is return model missing?"),
+        ([(RETURNED, "\n\ndef callbacks")], [], "examples() returns nothing"),
+        ([(RETURNED, "    return images, images\n\n\ndef callbacks")], [],
+         "must return (inputs, targets) or"),
         ([], ["--accumulate", "2", "--logical-cpus", "2"], "cannot accumulate gradients on several replicas"),
         ([(OPTIMIZER, "keras.optimizers.Adam(0.002, use_ema=True, ema_overwrite_frequency=3)")],
          ["--logical-cpus", "2"], "ema_overwrite_frequency fails on several replicas"),
@@ -365,7 +385,7 @@ def test_a_dry_run_leaves_nothing(folder, backend):
     """Two processes."""
     printed = [p.communicate(timeout=900)[0] for p in start_two(folder, "--backend", backend, "--dry-run")]
     for index, text in enumerate(printed):
-        assert f"process {index}: 2 replicas in 2 processes; GPUs of this process: " in text
+        assert f"process {index}: 2 workers with 1 CPU each\n" in text
         assert "1,536 examples to train on, 261 to validate with" in text
         assert re.search(r"a step of 64 examples: [\d.]+ ms, [\d,]+ examples/s", text)
         assert re.search(r"memory: [\d,]+ MiB of the machine, a CPU", text)
@@ -419,6 +439,56 @@ def test_a_log_that_is_cut_or_gone_is_written_anew(folder):
         assert path.read_text() == whole
     ends(start(folder, "--epochs", 3))
     assert path.read_text().startswith(whole) and len(log(folder / "run")) == 3
+
+
+def test_weights_without_a_checkpoint(folder):
+    """Only what a training has left at its end: it does not begin anew, and write over it, in silence."""
+    (folder / "run").mkdir()
+    (folder / "run" / "best.weights.h5").touch()
+    assert "run has best.weights.h5 of a training, and no checkpoint" in refused(start(folder))
+
+
+def test_what_a_kill_has_left_out_is_written_by_the_next_start(folder):
+    """A checkpoint is written first; the best weights are those of its epoch."""
+    ends(start(folder, "--epochs", 1))
+    best = folder / "run" / "best.weights.h5"
+    weights = best.read_bytes()
+    best.unlink()
+    (folder / "run" / "log.csv").unlink()
+    ends(start(folder, "--epochs", 1))
+    assert len(best.read_bytes()) == len(weights) and len(log(folder / "run")) == 1
+
+
+def test_another_loss_or_optimizer_is_told(folder):
+    """It goes on with it, as it does with another learning rate."""
+    ends(start(folder, "--epochs", 1))
+    loss = "SparseCategoricalCrossentropy(from_logits=True)"
+    changed(
+        folder,
+        (loss, loss.replace("True", "True, ignore_class=3")),
+        (OPTIMIZER, "keras.optimizers.Adam(0.002, beta_1=0.8)"),
+    )
+    _, (printed,) = ends(start(folder, "--epochs", 2))
+    assert re.search(r"^loss: .*ignore_class=3.*, and no longer Sparse", printed, re.MULTILINE)
+    assert re.search(r"^optimizer: Adam\(.*beta_1=0.8.*, and no longer Adam\(.*beta_1=0.9", printed, re.MULTILINE)
+
+
+def test_a_full_disk(folder):
+    """What the system itself says of /dev/full."""
+    changed(folder, ('with open(new, "wb") as file:', 'with open("/dev/full", "wb") as file:'))
+    process = start(folder, "--epochs", 1)
+    printed = process.communicate(timeout=300)[0]
+    assert process.returncode == 1 and "Traceback" not in printed
+    assert "train.py: there is no space left: make some, and start again; it goes on from the last whole" in printed
+
+
+def test_folders_where_files_should_be(folder):
+    """And files where folders should be."""
+    (folder / "run" / "log.csv" / "inside").mkdir(parents=True)
+    assert "run has log.csv of a training" in refused(start(folder))
+    shutil.rmtree(folder / "run" / "log.csv")
+    (folder / "run" / "checkpoints").touch()
+    assert "--run-folder run cannot be used: " in refused(start(folder, "--epochs", 1))
 
 
 def lease_of(folder, **changes):
@@ -590,6 +660,69 @@ def test_two_processes_as_kubeflows_trainer_starts_them(folder):
     variables = {"JAX_COORDINATOR_ADDRESS": address, "JAX_NUM_PROCESSES": "2"}
     options = "--backend", "jax", "--epochs", 1
     ends(*(start(folder, *options, **variables, JAX_PROCESS_ID=str(index)) for index in range(2)))
+
+
+@each_backend
+@pytest.mark.parametrize(
+    "index, sentence",
+    [(0, "in 3 seconds these have not come: worker 1 ("), (1, "in 3 seconds nobody has answered at localhost:")],
+)
+def test_a_worker_that_never_comes(folder, backend, index, sentence):
+    """TensorFlow alone would wait without end, and nothing but SIGKILL would end it."""
+    process = start_worker(folder, index, launcher.free_addresses(2), "--backend", backend, "--wait-for-workers", 3)
+    assert sentence in refused(process) and process.returncode == 1, "on Slurm it may come at the next attempt"
+
+
+def start_worker(folder, index, addresses, *options):
+    config = {"cluster": {"worker": addresses}, "task": {"type": "worker", "index": index}}
+    return start(folder, "--epochs", 1, *options, TF_CONFIG=json.dumps(config))
+
+
+def test_two_workers_of_the_same_number(folder):
+    addresses = launcher.free_addresses(3)
+    processes = [start_worker(folder, 0, addresses)]
+    for others in addresses[1], launcher.free_addresses(1)[0]:  # each has a port of its own
+        processes.append(start_worker(folder, 1, [addresses[0], others, addresses[2]]))
+    said = [process.communicate(timeout=300)[0] for process in processes]
+    assert all("two processes say that they are worker 1" in text for text in said), said
+
+
+def test_workers_that_expect_another_number(folder):
+    addresses = launcher.free_addresses(3)
+    first = start_worker(folder, 0, addresses[:2], "--wait-for-workers", 30)
+    other = start_worker(folder, 2, addresses)
+    said = other.communicate(timeout=300)[0]
+    assert "the first worker says: it expects 2 workers, and worker 2 expects 3: give all the same" in said
+    first.kill()
+    first.communicate()
+
+
+def test_a_worker_that_is_not_where_the_first_one_looks(folder):
+    """It comes, and training would wait for it without end: at its address there is nobody."""
+    addresses = launcher.free_addresses(2)
+    elsewhere = [addresses[0], launcher.free_addresses(1)[0]]
+    processes = [start_worker(folder, 0, elsewhere, "--wait-for-workers", 5), start_worker(folder, 1, addresses)]
+    said = [process.communicate(timeout=300)[0] for process in processes]
+    assert all(f"these have come, and are not reached at worker 1 ({elsewhere[1]})" in text for text in said), said
+
+
+def test_a_worker_that_comes_late_or_twice(folder):
+    """The first worker waits for it; one that is killed while it waits may come again."""
+    addresses = launcher.free_addresses(3)
+    others = [start_worker(folder, index, addresses) for index in (1, 2)]
+    time.sleep(8)
+    others[0].kill()
+    others[0].communicate()
+    ends(start_worker(folder, 0, addresses), start_worker(folder, 1, addresses), others[1])
+
+
+def test_an_interrupt_while_it_waits(folder):
+    process = start_worker(folder, 0, launcher.free_addresses(2))
+    while "waits for all 2" not in process.stdout.readline():
+        assert process.poll() is None
+    process.send_signal(signal.SIGINT)
+    process.communicate(timeout=60)
+    assert process.returncode == 130
 
 
 @each_backend

@@ -14,12 +14,12 @@ import subprocess
 import sys
 
 import course_launcher as launcher
-from course_utils import environment, errors
+from course_utils import devices, errors, report
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 NEEDED = ("tensorflow", "keras", "numpy", "scipy", "scikit-learn", "matplotlib", "psutil", "cloudpickle")
 INSTALL = "install requirements.txt (make lab does it, in an environment of its own)"
-LOOK = "import json; from course_utils import environment; print(json.dumps(environment.tensorflow_facts()))"
+LOOK = "import json; from course_utils import report; print(json.dumps(report.tensorflow_facts()))"
 SHARED = "/dev/shm"
 LOADED = 300  # seconds in which TensorFlow must be loaded: a busy machine may need minutes
 OLDEST_DRIVER = 525  # for CUDA 12: https://www.tensorflow.org/install/pip
@@ -94,7 +94,7 @@ def _configured_backend():
 
 def tensorflow():
     """Loaded in a process of its own, since a broken one may take the process with it."""
-    if not environment.installed("tensorflow"):
+    if not devices.installed("tensorflow"):
         yield False, FAIL, "TensorFlow is not installed", f"{INSTALL}; on a TPU see notebook 04"
         return
     env = os.environ | {"PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])}
@@ -103,7 +103,7 @@ def tensorflow():
         done = subprocess.run([sys.executable, "-c", LOOK], env=env, **ways)
     except subprocess.TimeoutExpired:
         remedy = "free some memory, and try again"
-        if environment.installed("libtpu"):
+        if devices.installed("libtpu"):
             remedy += "; where libtpu waits for Google's metadata server, set TPU_SKIP_MDS_QUERY=1"
         yield False, FAIL, f"TensorFlow did not load within {LOADED} seconds", remedy
         return
@@ -126,7 +126,7 @@ def tensorflow():
 
 def nvidia():
     """What a GPU needs besides TensorFlow: a driver for CUDA 12, and for NCCL, if there are several, shared memory."""
-    version = environment.nvidia_smi("driver_version")
+    version = devices.nvidia_smi("driver_version")
     major = version.partition(".")[0]
     if major.isdigit():
         remedy = f"CUDA 12 needs {OLDEST_DRIVER}.60 or newer: install a newer driver"
@@ -138,8 +138,8 @@ def nvidia():
 
 
 def memory():
-    if environment.installed("psutil"):  # else packages() has said so
-        _, free = environment.memory()
+    if devices.installed("psutil"):  # else packages() has said so
+        _, free = report.memory()
         yield free >= 3, WARN, f"memory: {free:.1f} GiB free", "notebooks want 3 GiB: close something"
 
 
@@ -159,7 +159,7 @@ def loopback():
 
 
 def workers():
-    if environment.installed("cloudpickle"):  # else packages() has said so
+    if devices.installed("cloudpickle"):  # else packages() has said so
         try:
             launcher.run_on_workers(int, timeout=60)  # without the seconds until they have begun
             yield True, OK, "worker processes start (notebook 03)", ""

@@ -154,7 +154,7 @@ def one(name, way, option, batch_size):
     import numpy as np
 
     import course_launcher as launcher
-    from course_utils import environment
+    from course_utils.devices import logical_devices
 
     if name == "MultiWorker":
         weights = launcher.run_on_workers(on_workers, way, option, timeout=LONGEST - 20)[0]
@@ -162,7 +162,7 @@ def one(name, way, option, batch_size):
         work = (with_parameter_server, way, option)
         weights = launcher.run_on_workers(*work, workers=3, coordinated=True, timeout=LONGEST - 20)[0]
     else:
-        devices = environment.logical_devices(2 if name in ("Mirrored", "Gathering") else 1, kind="cpu")
+        devices = logical_devices(2 if name in ("Mirrored", "Gathering") else 1, kind="cpu")
         import tensorflow as tf
 
         strategies = {
