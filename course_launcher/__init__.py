@@ -14,7 +14,12 @@ import sysconfig
 from course_launcher import drawings
 from course_launcher.outcomes import Outcome, WorkerError
 from course_launcher.tf_config import build_tf_config, check_tf_config
-from course_launcher.workers import free_addresses, prepare, run_in_process, run_on_workers
+from course_launcher.workers import (
+    free_addresses,
+    prepare,
+    run_in_process,
+    run_on_workers,
+)
 
 
 def program(name: str) -> pathlib.Path:

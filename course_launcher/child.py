@@ -1,82 +1,108 @@
-"""What a worker process does: make a call that another process has packed, and send the result."""
+"""What a worker process does: it makes the call that the notebook has packed, and sends
+what came of it to the process of the run.
+"""
 
 import linecache
 import os
+import pickle
 import signal
+import socket
 import sys
+import tempfile
 import threading
+import time
 import traceback
+from multiprocessing.connection import Connection
 
-from course_launcher.packing import pack, unpack, write
+from course_launcher.packing import pack
 from course_utils.errors import message
 
+LOOK = 0.2
+"""Seconds between two looks whether the process of the run is still there."""
+FIRST_LINES, LAST_LINES = 5, 2
+"""Lines of a long error that are told."""
 
-def work(result: int, lifeline: int, call: int, *ports: int) -> None:
-    """What a worker does: make the call that lies in a file, send the result, and wait to be stopped.
 
-    After an exception it leaves, so that the others notice.
+def work(call: bytes, output: Connection, result: Connection, port: socket.socket) -> None:
+    """Make the call, send the result, and wait to be killed: others may need this worker.
 
-    result: a pipe for the result. lifeline: a pipe that nobody writes into; when nobody can any more, the notebook has
-    ended. ports: sockets that keep the worker's port.
+    After an exception leave at once, so that the others notice.
+
+    Args:
+        call: the packed sources of cells, the function, and its arguments.
+        output: what is printed goes here.
+        result: takes ("begun", None); then ("returned", None) and the packed value as
+            bytes, or ("raised", (type, first line, lines of the traceback)).
+        port: a socket that keeps the worker's port, on Linux until the end.
     """
-    for fd in (result, lifeline, call, *ports):
-        os.set_inheritable(fd, False)
-    for stream in sys.stdout, sys.stderr:  # into a pipe they would wait for 8 KiB, and die with a worker that is killed
-        stream.reconfigure(line_buffering=True)
-    threading.Thread(target=_end_with_the_notebook, args=[lifeline], daemon=True).start()
+    os.setsid()  # a group of its own, which can be killed as a whole
+    for stream in 1, 2:
+        os.dup2(output.fileno(), stream)
+    # Into a pipe, lines would wait for 8 KiB, and die with a worker that is killed.
+    sys.stdout.reconfigure(line_buffering=True)
+    sys.stderr.reconfigure(line_buffering=True)
+    threading.Thread(target=_end_with, args=[os.getppid()], daemon=True).start()
+    _use_own_environment()
+    if sys.platform != "linux":
+        port.close()
     try:
-        data, done = bytearray(os.fstat(call).st_size), 0
-        while done < len(data):  # not read(): the workers share the file's position
-            done += os.preadv(call, [memoryview(data)[done:]], done)
-        cells, function, args = unpack(data)[1]()
+        cells, function, arguments = pickle.loads(call)
         linecache.cache.update(cells)
-        if sys.platform != "linux":
-            for port in ports:
-                os.close(port)
-        with open(result, "wb", buffering=0, closefd=False) as file:
-            write(file, pack(None, "begun"))
-        blocks = _packed(function(*args))
+        result.send(("begun", None))
+        value = _packed(function(*arguments))
     except SystemExit as end:
         if isinstance(end.code, str):
             print(end.code)
         sys.stdout.flush()
         os._exit(end.code if isinstance(end.code, int) else bool(end.code))
     except BaseException as problem:
-        blocks = pack(_described(problem), "raised")
-    else:
-        _send(result, blocks)
-        threading.Event().wait()
-    _send(result, blocks)
-    os._exit(1)
-
-
-def _send(pipe, blocks):
+        sys.stdout.flush()
+        result.send(("raised", _described(problem)))
+        os._exit(1)
     sys.stdout.flush()
-    with open(pipe, "wb", buffering=0) as file:
-        write(file, blocks)
+    result.send(("returned", None))
+    result.send_bytes(value)
+    threading.Event().wait()
+
+
+def _use_own_environment():
+    """Let Python and NumPy notice what differs from the process that was forked."""
+    own_folders = os.environ.get("PYTHONPATH", "").split(os.pathsep)
+    sys.path[1:1] = [folder for folder in own_folders if folder]
+    tempfile.tempdir = None
+    if "numpy" in sys.modules:  # Python's own random state is drawn anew by itself
+        sys.modules["numpy"].random.seed()
 
 
 def _packed(result):
     try:
-        return pack(result, "returned")
+        return pack(result)
     except Exception as problem:
         raise TypeError(
-            f"the result, a {type(result).__name__}, cannot be sent back ({message(problem)[0]}): "
-            "return numbers, arrays, lists or dicts"
+            f"the result, a {type(result).__name__}, cannot be sent back "
+            f"({message(problem)[0]}): return numbers, arrays, lists or dicts"
         ) from problem
 
 
 def _described(problem):
-    """What to tell of an exception: its type, its first line, and the lines of the reader's code that led to it."""
+    """Return an exception's type, its first line, and what a traceback shows of it.
+
+    The traceback has the lines of the reader's own code that led to it.
+    """
     lines = message(problem)
-    frames = traceback.extract_tb(problem.__traceback__)[1:]  # without the launcher's
-    frames = [frame for frame in frames if "site-packages" not in frame.filename] or frames
-    some = lines if len(lines) <= 8 else [*lines[:5], "…", *lines[-2:]]
+    frames = traceback.extract_tb(problem.__traceback__)[1:]  # without this file
+    own = [frame for frame in frames if "site-packages" not in frame.filename]
+    shown = lines
+    if len(lines) > FIRST_LINES + 1 + LAST_LINES:
+        shown = [*lines[:FIRST_LINES], "…", *lines[-LAST_LINES:]]
     kind = type(problem).__name__
-    return kind, lines[0], "".join(traceback.format_list(frames)) + f"{kind}: " + "\n".join(some)
+    where = "".join(traceback.format_list(own or frames))
+    text = where + f"{kind}: " + "\n".join(shown)
+    return kind, lines[0], text.splitlines()
 
 
-def _end_with_the_notebook(lifeline):
-    """Wait until nobody holds the other end of this pipe any more; then end, with all that this worker has started."""
-    os.read(lifeline, 1)
+def _end_with(run):
+    """When the process of the run is no more, end, with all that this one has started."""
+    while os.getppid() == run:
+        time.sleep(LOOK)
     os.killpg(0, signal.SIGKILL)

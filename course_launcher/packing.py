@@ -1,64 +1,34 @@
-"""Values as bytes, for another process: cloudpickle's form, without copying the memory of arrays."""
+"""Values as bytes, for another process."""
 
 import io
-import pickle
-import struct
 import types
+from typing import Any
 
-HEAD = struct.Struct("<QQ")
 
+def pack(value: Any) -> bytes:
+    """Return cloudpickle's form of any value; `pickle.loads` makes the value of it again.
 
-def pack(value, kind: str = "") -> list[bytes]:
-    """Any value as blocks of bytes to be written one after the other; the memory of arrays is not copied.
+    cloudpickle forgets in which file a function stood. Here its name is kept: it leads to
+    the source of the notebook's cell, which AutoGraph and tracebacks show.
 
-    Each block begins at a multiple of 16, so that arrays that are made of it are aligned.
+    Raises:
+        whatever the value's own type raises, if it cannot be pickled.
     """
     import cloudpickle
 
-    class Pickler(cloudpickle.Pickler):  # cloudpickle forgets in which cell a function stood: here that is kept
-        reduce_code = cloudpickle.Pickler.dispatch_table[types.CodeType]
-        dispatch_table = cloudpickle.Pickler.dispatch_table.new_child(
-            {types.CodeType: lambda code, reduce=reduce_code: (_code, (code.co_filename, *reduce(code)))}
-        )
+    reduce_code = cloudpickle.Pickler.dispatch_table[types.CodeType]
 
-    file, buffers = io.BytesIO(), []
-    Pickler(file, protocol=5, buffer_callback=buffers.append).dump(value)
-    blocks = [file.getvalue(), *(buffer.raw() for buffer in buffers)]  # getbuffer() crashes collections before 3.12.3
-    head = pickle.dumps((kind, [len(block) for block in blocks]))
-    total = HEAD.size + sum(len(block) + -len(block) % 16 for block in (head, *blocks))
-    padded = [part for block in (head, *blocks) for part in (block, bytes(-len(block) % 16))]
-    return [HEAD.pack(len(head), total), *padded]
+    def reduce_code_with_filename(code):
+        build, parts = reduce_code(code)[:2]
+        return _build_code, (code.co_filename, build, parts)
+
+    class Pickler(cloudpickle.Pickler):
+        dispatch_table = cloudpickle.Pickler.dispatch_table.new_child({types.CodeType: reduce_code_with_filename})
+
+    file = io.BytesIO()
+    Pickler(file, protocol=5).dump(value)
+    return file.getvalue()
 
 
-def _code(filename, build, parts):
+def _build_code(filename, build, parts):
     return build(*parts).replace(co_filename=filename)
-
-
-def size(data: bytes) -> int | None:
-    """How many bytes the first value takes of this beginning of packed bytes; None if it is not all there yet."""
-    if len(data) < HEAD.size:
-        return None
-    total = HEAD.unpack_from(data)[1]
-    return total if total <= len(data) else None
-
-
-def unpack(data: bytearray) -> tuple:
-    """(kind, a function that makes the value) of packed bytes; a bytearray lends its memory to the arrays."""
-    data, place = memoryview(data), HEAD.size
-
-    def block(size):
-        nonlocal place
-        start, place = place, place + size + -size % 16
-        return data[start : start + size]
-
-    kind, sizes = pickle.loads(block(HEAD.unpack_from(data)[0]))
-    blocks = [block(size) for size in sizes]
-    return kind, lambda: pickle.loads(blocks[0], buffers=blocks[1:])
-
-
-def write(file, blocks: list) -> None:
-    """All of these blocks into an unbuffered file or pipe, which may take less than it is given at a time."""
-    for block in blocks:
-        block = memoryview(block)
-        while block:
-            block = block[file.write(block) :]

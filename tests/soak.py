@@ -39,8 +39,10 @@ def undisturbed(train_on):
 
 
 def living():
-    """The workers: what the fork server has started."""
-    return [worker for server in psutil.Process().children() for worker in server.children()]
+    """The workers: children of the run's process, which a server has forked."""
+    servers = psutil.Process().children()
+    runs = [run for server in servers for run in server.children()]
+    return [worker for run in runs for worker in run.children()]
 
 
 def kill_one(start, delay, chance, killed):

@@ -25,10 +25,11 @@ from course_launcher import (
     Outcome,
     WorkerError,
     check_tf_config,
-    fork_server,
     prepare,
+    run,
     run_in_process,
     run_on_workers,
+    server,
     workers,
 )
 
@@ -44,8 +45,8 @@ def nothing_is_left(request, tmp_path_factory, monkeypatch):
     monkeypatch.setattr(workers, "GRACE", 1)
 
     def traces():
-        """But for the fork servers, which stay, and the file that holds each of them."""
-        servers = {server.process.pid for server in fork_server.ForkServer.known.values()}
+        """But for the servers, which stay, and the file that holds each of them."""
+        servers = {each.process.pid for each in server.servers.values()}
         children = {child.pid for child in psutil.Process().children(recursive=True)} - servers
         files = psutil.Process().num_fds() - len(servers)
         return children, set(threading.enumerate()), list(folder.iterdir()), files
@@ -63,6 +64,11 @@ def failure(error):
 
 def index():
     return json.loads(os.environ["TF_CONFIG"])["task"]["index"]
+
+
+def number_of_server():
+    """A worker's parent is the process of its run, which the server has forked."""
+    return psutil.Process(os.getppid()).ppid()
 
 
 def die(how=signal.SIGKILL):
@@ -113,7 +119,7 @@ def test_its_port_is_its_own_until_the_end_and_free_for_a_server_as_grpc_makes_i
                 return kept, findings, client.recv(6)
 
     assert run_on_workers(own) == [(sys.platform == "linux", [], b"served")] * 2
-    with workers._reserved_ports(2) as ports:
+    with run.reserved_ports(2) as ports:
         numbers = [port.getsockname()[1] for port in ports]
         assert len(numbers) == 2 and not any(map(bound, numbers))
     assert all(map(bound, numbers))
@@ -165,8 +171,11 @@ linux = pytest.mark.skipif(sys.platform != "linux", reason="forks on Linux only"
     "env, loaded",
     [
         ({}, {"tensorflow", "keras"}),
-        ({"KERAS_BACKEND": "jax"}, {"keras"}),
-        ({"KERAS_BACKEND": "jax", "XLA_FLAGS": "--xla_force_host_platform_device_count=3"}, {"keras"}),
+        ({"KERAS_BACKEND": "jax"}, {"tensorflow", "keras"}),
+        (
+            {"KERAS_BACKEND": "jax", "XLA_FLAGS": "--xla_force_host_platform_device_count=3"},
+            {"tensorflow", "keras"},
+        ),
         ({"CUDA_VISIBLE_DEVICES": "0", "TF_CONFIG": "mine"}, {"tensorflow", "keras"}),
         ({"TF_CPP_MIN_LOG_LEVEL": "1"}, {"tensorflow", "keras"}),
         ({"PYTHONHASHSEED": "1"}, set()),
@@ -187,9 +196,9 @@ def test_who_is_forked_and_who_is_fresh(env, loaded):
 @linux
 def test_what_is_prepared_is_used(monkeypatch):
     prepare({"KERAS_BACKEND": "numpy"})
-    prepared = fork_server.ForkServer.known["numpy", True].process.pid
+    *_, prepared = server.servers.values()
     monkeypatch.setenv("KMP_INIT_AT_FORK", "an import has set it")
-    assert run_in_process(os.getppid, env={"KERAS_BACKEND": "numpy"}) == prepared
+    assert run_in_process(number_of_server, env={"KERAS_BACKEND": "numpy"}) == prepared.process.pid
 
 
 @linux
@@ -352,21 +361,65 @@ def test_a_signal_without_a_name():
 
 
 @linux
-def test_workers_that_cannot_be_ended_are_not_waited_for_without_end(monkeypatch, capsys):
-    monkeypatch.setattr(workers, "CLOSING", 0.5)
-    server = run_in_process(os.getppid)
-    assert run_in_process(lambda: os.kill(os.getppid(), signal.SIGSTOP)) is None
-    assert "have not ended within 0.5 seconds" in capsys.readouterr().out
-    os.kill(server, signal.SIGCONT)
-    monkeypatch.undo()
-    assert run_in_process(os.getppid) == server
+def test_a_run_that_does_not_answer(monkeypatch, capsys):
+    """Its process is stopped: the notebook gives it up, kills it, and its workers end."""
+    monkeypatch.setattr(workers, "SILENCE", 3)
+    seen = pathlib.Path(tempfile.gettempdir(), "seen")
+
+    def stop():
+        seen.write_text(str(os.getpid()))
+        os.kill(os.getppid(), signal.SIGSTOP)
+        wait()
+
+    with pytest.raises(RuntimeError, match="the process of the run has not been heard of for 3 seconds"):
+        run_in_process(stop)
+    assert gone([int(seen.read_text())])
+    seen.unlink()
 
 
 @linux
-def test_a_fork_server_that_is_killed(monkeypatch):
-    with pytest.raises(RuntimeError, match="the process that starts the workers was killed"):
+def test_a_run_that_does_not_end(monkeypatch, capsys):
+    """Its process is stopped when it should end its workers: it is killed, and they end by themselves."""
+
+    def stop(conversation):
+        kind, content = conversation._next_note(60)
+        while kind != "line":
+            conversation.folders |= {content} if kind == "folder" else set()
+            kind, content = conversation._next_note(60)
+        os.kill(conversation.process.number, signal.SIGSTOP)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(workers, "CLOSING", 0.5)
+    monkeypatch.setattr(workers._Conversation, "_listen", stop)
+    children = set(psutil.Process().children(recursive=True))
+    with pytest.raises(KeyboardInterrupt):
+        run_in_process(lambda: print("begun", flush=True) or wait())
+    assert "the run does not end, and is killed" in capsys.readouterr().out
+    assert gone([child.pid for child in psutil.Process().children(recursive=True) if child not in children])
+
+
+@linux
+def test_the_process_of_a_run_that_is_killed():
+    with pytest.raises(RuntimeError, match="the process of the run was killed"):
         run_on_workers(lambda: os.kill(os.getppid(), signal.SIGKILL) or wait())
     assert run_on_workers(index) == [0, 1]
+
+
+@linux
+def test_a_server_that_is_killed():
+    """The next run starts another one; a run that goes on is not its child's business."""
+    number = run_in_process(number_of_server)
+    os.kill(number, signal.SIGKILL)
+    assert run_on_workers(index) == [0, 1]
+    assert run_in_process(number_of_server) != number
+
+
+@linux
+def test_an_error_of_the_run_itself_comes_with_its_traceback(monkeypatch):
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "getcwd", lambda: "/nowhere")
+        with pytest.raises(RuntimeError, match=r"(?s)the process of the run failed:\n.*FileNotFoundError.*/nowhere"):
+            run_in_process(int)
 
 
 @linux
@@ -477,21 +530,17 @@ def test_the_deadline_counts_from_when_the_workers_have_begun(tmp_path, monkeypa
 
 @linux
 def test_calls_that_are_not_taken_in_time(monkeypatch):
-    """A server that stands still takes no calls, and many of them fill the socket."""
-    server = run_in_process(os.getppid)
-    os.kill(server, signal.SIGSTOP)
+    """A server that stands still starts no run."""
+    number = run_in_process(number_of_server)
+    os.kill(number, signal.SIGSTOP)
     try:
         with monkeypatch.context() as patch:
             patch.setattr(workers, "STARTING", 0.5)
-            patch.setattr(workers, "CLOSING", 0.5)
-            with pytest.raises(RuntimeError, match=r"has not taken their calls within 0\.5 seconds: close other pro"):
+            with pytest.raises(RuntimeError, match=r"has not answered within 0\.5 seconds: close other programs"):
                 run_on_workers(index, workers=64, env={"COURSE_LONG": "x" * 2**16})
     finally:
-        os.kill(server, signal.SIGCONT)
-    deadline = time.monotonic() + 300
-    while os.listdir(tempfile.gettempdir()) and time.monotonic() < deadline:
-        time.sleep(0.02)
-    assert run_in_process(os.getppid) == server
+        os.kill(number, signal.SIGCONT)
+    assert run_in_process(number_of_server) == number
 
 
 @linux
@@ -502,7 +551,7 @@ def test_a_process_that_cannot_be_forked(tmp_path, monkeypatch):
     with pytest.raises(RuntimeError, match=r"cannot be started \(Resource temporarily unavailable\).*fewer workers"):
         run_on_workers(index)
     monkeypatch.undo()
-    fork_server.close_servers()
+    server.close_servers()
 
 
 @linux
@@ -512,7 +561,7 @@ def test_where_no_process_that_starts_workers_lives(tmp_path, monkeypatch):
     with pytest.raises(RuntimeError, match="ended before it started one: see what python -c"):
         run_on_workers(index)
     monkeypatch.undo()
-    fork_server.close_servers()
+    server.close_servers()
 
 
 def test_an_error_can_be_sent_on():
@@ -524,14 +573,20 @@ def test_an_error_can_be_sent_on():
 
 @linux
 def test_what_cannot_be_killed_is_not_waited_for_without_end(monkeypatch):
-    monkeypatch.setattr(fork_server, "KILLED", 0.2)
-    alive = subprocess.Popen(["sleep", "1000"])  # nobody kills it: as one that hangs in the kernel
-    try:
-        assert fork_server._wait_for([alive.pid]) == {alive.pid}
-    finally:
-        alive.kill()
-    assert fork_server._wait_for([alive.pid]) == set()
-    alive.wait()
+    class Hanging:  # in the kernel, say
+        def children(self, recursive):
+            return [self]
+
+        def kill(self):
+            pass
+
+    begin = time.monotonic()
+    with monkeypatch.context() as patch:
+        patch.setattr(psutil, "Process", Hanging)
+        patch.setattr(psutil, "wait_procs", lambda processes, timeout: time.sleep(timeout))
+        patch.setattr(run, "KILLED", 0.3)
+        run.kill_descendants([])
+    assert time.monotonic() - begin < 30
 
 
 def test_killed_during_start_up():
@@ -619,18 +674,20 @@ def test_other_systems(monkeypatch):
 
 @pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() != 0, reason="mounts a file system")
 def test_full_disk(tmp_path, monkeypatch):
-    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=256k", "none", tmp_path], capture_output=True).returncode:
+    if subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=256k,nr_inodes=6", "none", tmp_path], capture_output=True
+    ).returncode:
         pytest.skip("no file system can be mounted here")
     try:
         monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
         (tmp_path / "nearly-full").write_bytes(bytes(64 * 1024))
         assert run_on_workers(lambda: print("logs need no disk\n" * 5000)) == [None, None]
-        with pytest.raises(RuntimeError, match=r"cannot be written \(No space left on device\): free some space"):
-            run_on_workers(lambda: bytes(1), b"x" * 256 * 1024)
-        (tmp_path / "nearly-full").write_bytes(bytes(250 * 1024))
+        assert run_on_workers(len, b"x" * 256 * 1024) == [256 * 1024] * 2, "what travels needs no disk"
+        for number in range(3):  # a file system can be full of files, too
+            (tmp_path / str(number)).touch()
         with pytest.raises(RuntimeError, match="free some space, or set TMPDIR"):
             run_on_workers(index)
-        assert [each.name for each in tmp_path.iterdir()] == ["nearly-full"]
+        assert sorted(each.name for each in tmp_path.iterdir()) == ["0", "1", "2", "nearly-full"]
     finally:
         monkeypatch.undo()
         subprocess.run(["umount", tmp_path], check=True)
@@ -682,7 +739,7 @@ import course_utils
 from course_launcher import run_on_workers
 
 def forever():
-    print("pid", os.getppid())  # the fork server's
+    print("pid", os.getppid())  # the run's
     print("pid", os.getpid())
     threading.Event().wait()
 
@@ -693,7 +750,7 @@ if __name__ == "__main__":
 
 
 def started(lines):
-    """The process numbers of the workers and of their fork server, from the lines in which they say them."""
+    """The process numbers of the workers and of their run, from the lines in which they say them."""
     pids = []
     for line in lines:
         pids += [int(line.split()[-1])] if "pid" in line else []
