@@ -1,6 +1,7 @@
 # make lab       open the course in JupyterLab
 # make run       execute every notebook, and leave it as HTML under build/
 # make test      everything that proves the course works; GPUs are hidden from it
+# make lint      ruff, pyright and codespell, as .pre-commit-config.yaml has them before a commit
 # make mnist     every notebook with DATASET = "mnist", on a stand-in: some fifteen minutes (with CI set, its first proofs)
 # make soak      workers killed at random moments, fifty times; forty models planned; 06 with eight models; train.py's
 #                rarer cases: some half an hour
@@ -24,7 +25,7 @@ REQUIREMENTS := requirements$(if $(GPU),-gpu).txt
 READY := .venv/ready$(if $(GPU),-gpu)
 AS_ROOT := $(if $(filter 0,$(shell id -u)),--allow-root --ip=127.0.0.1)
 
-.PHONY: lab run test mnist soak cluster hosted compatibility browser site links test-gpu
+.PHONY: lab run test lint mnist soak cluster hosted compatibility browser site links test-gpu
 lab: $(READY)
 	$(BIN)/jupyter lab $(AS_ROOT) notebooks
 
@@ -35,6 +36,13 @@ test: $(READY)
 	@echo "GPUs, if any, are hidden from TensorFlow: stored outputs are a CPU's. To use them: make test-gpu"
 	$(BIN)/ruff check . && $(BIN)/ruff format --check .
 	$(BIN)/python -m pytest --nbval --numprocesses=2 --dist=loadfile
+
+lint: $(READY)
+	$(BIN)/python -m pip install --disable-pip-version-check --quiet "pip>=25.1"  # which knows groups
+	$(BIN)/python -m pip install --disable-pip-version-check --quiet --group lint
+	$(BIN)/ruff check . && $(BIN)/ruff format --check .
+	$(BIN)/python -m pyright
+	$(BIN)/codespell .
 
 mnist: $(READY)
 	$(BIN)/python -m tests.mnist $(if $(CI),--data)

@@ -56,6 +56,7 @@ import tempfile
 import threading
 import time
 import traceback
+import typing
 import uuid
 import zipfile
 
@@ -135,7 +136,7 @@ def examples(path):
         return training, validation
     import sklearn.datasets
 
-    digits = sklearn.datasets.load_digits()
+    digits: typing.Any = sklearn.datasets.load_digits()
     images = (digits.images[..., None] / 16).astype("float32")
     training = images[:1536], digits.target[:1536]
     validation = images[1536:], digits.target[1536:]
@@ -652,7 +653,9 @@ class Reception:
         """Say which workers have not come, or are not reached where they should be."""
         absent, elsewhere = [], []
         for index, address in enumerate(self.place.workers[1:], start=1):
-            name = f"worker {index}" + f" ({address})" * bool(address)
+            name = f"worker {index}"
+            if address:
+                name += f" ({address})"
             if index not in self.here:
                 absent.append(name)
             elif index in self.unreached:
@@ -1047,6 +1050,8 @@ class Data:
         self.path = path
         self.batch_size = batch_size = batch_size_per_replica * replicas
         # One seed at every start: else a split drawn at random would be another one.
+        self.training: typing.Any
+        self.validation: typing.Any
         self.training, self.validation = self.ask(FIRST_SEED)
         self.counts = [self.count(part) for part in (self.training, self.validation)]
         self.buffer = self.counts[0]
@@ -1159,6 +1164,7 @@ class Data:
 
     def batches_of_dataset(self, epoch):
         """Yield batches of a dataset that is made anew, with the epoch's own seeds."""
+        training: typing.Any
         training, _ = self.ask(FIRST_SEED + 1 + epoch)
         shuffled = training.shuffle(
             self.buffer, seed=epoch, reshuffle_each_iteration=False
@@ -1362,8 +1368,9 @@ def returns_a_scalar(loss, batch, outputs):
     import keras
 
     try:
-        loss = keras.losses.get(loss)
-        call = loss.call if isinstance(loss, keras.losses.Loss) else loss
+        call: typing.Any = keras.losses.get(loss)
+        if isinstance(call, keras.losses.Loss):
+            call = call.call
         _, targets, _ = keras.utils.unpack_x_y_sample_weight(batch)
         for target, output in zip(keras.tree.flatten(targets), outputs, strict=True):
             with contextlib.suppress(Exception):  # another output's loss
@@ -1487,11 +1494,9 @@ def has_schedule(optimizer):
 
 def rate_of(optimizer):
     """Return the learning rate as a float; None where a schedule decides."""
-    import keras
-
     if has_schedule(optimizer):
         return None
-    return float(keras.ops.convert_to_numpy(optimizer.learning_rate))
+    return float(as_array(optimizer.learning_rate))
 
 
 def set_clipping(optimizer, clip_norm, backend):
@@ -1574,11 +1579,11 @@ class Lease:
         for _ in range(3):  # one that is being written is not whole
             try:
                 found = json.loads(self.path.read_text())
-                found["token"], found["renewals"]
-                return found
+                if {"token", "renewals"} <= found.keys():
+                    return found
             except FileNotFoundError:
                 return None
-            except (OSError, ValueError, KeyError, TypeError):
+            except (OSError, ValueError, AttributeError):
                 time.sleep(0.2)
         return None
 
@@ -1822,7 +1827,8 @@ class State:
         return f"{there} there, and {here} in build()'s model"
 
 
-def as_array(variable):
+def as_array(variable) -> typing.Any:
+    """Return a variable's value as a NumPy array."""
     import keras
     import numpy as np
 
@@ -2110,7 +2116,7 @@ class Run:
         if restored:
             self.go_on(*restored)
         self.first_epoch = self.epoch
-        self.shares = None
+        self.shares: typing.Any = None
         self.steps_before = 0
 
     def go_on(self, facts, values):
@@ -2171,7 +2177,10 @@ class Run:
         several = backend.processes > 1
         workers = f"{backend.processes} workers" if several else "1 worker"
         devices = f"{backend.local_replicas} {backend.kind}"
-        devices += "s" * (backend.local_replicas > 1) + " each" * several
+        if backend.local_replicas > 1:
+            devices += "s"
+        if several:
+            devices += " each"
         return workers, devices
 
     def describe_start(self):
@@ -2179,12 +2188,14 @@ class Run:
         backend, data = self.backend, self.data
         workers, devices = self.words_for_devices()
         left_out = data.counts[0] - data.steps * data.batch_size
+        steps = f"{data.steps} steps an epoch"
+        if left_out:
+            steps += f", which leave out {left_out}"
         lines = [
             f"{workers} with {devices}: {data.batch_size} examples a step, "
             f"{data.batch_size // backend.replicas} of them on each device",
-            f"{data.counts[0]:,} examples to train on: {data.steps} steps an epoch"
-            + f", which leave out {left_out}" * bool(left_out)
-            + f"; {data.counts[1]:,} to validate with",
+            f"{data.counts[0]:,} examples to train on: {steps}; "
+            f"{data.counts[1]:,} to validate with",
         ]
         epochs = self.options.epochs
         if self.has_ended():
@@ -2418,10 +2429,11 @@ class Run:
         device = f"{peak / 2**20:,.0f} MiB of the first device" if peak else "a CPU"
         host = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10
         processes, devices = self.words_for_devices()
-        gpus = visible_gpus(os.environ)
+        gpus = ", ".join(visible_gpus(os.environ))
+        if gpus:
+            devices += f"; GPUs of this process: {gpus}"
         return [
-            f"{processes} with {devices}"
-            + f"; GPUs of this process: {', '.join(gpus)}" * bool(gpus),
+            f"{processes} with {devices}",
             f"{self.model.count_params():,} parameters; {self.data.counts[0]:,} "
             f"examples to train on, {self.data.counts[1]:,} to validate with",
             f"a step of {self.data.batch_size} examples: {1000 * seconds:.1f} ms, "
@@ -2456,9 +2468,8 @@ def wants_logs_of_batches(callback):
     import keras
 
     for name in "on_train_batch_end", "on_batch_end":
-        hook = getattr(
-            callback, name
-        )  # a function of the object's own, in LambdaCallback
+        # a function of the object's own, in LambdaCallback
+        hook = getattr(callback, name)
         default = getattr(keras.callbacks.Callback, name)
         if getattr(hook, "__func__", hook) is not default:
             return True

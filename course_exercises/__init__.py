@@ -1,4 +1,6 @@
-"""The exercises' checks, a module for each notebook: they say right or wrong, and why, and never raise."""
+"""The exercises' checks, a module for each notebook: they say right or wrong, and why,
+and never raise.
+"""
 
 import functools
 import inspect
@@ -13,9 +15,11 @@ class Untouched(Exception):
 
 
 def exercise(title: str):
-    """Make a function that returns why an answer is wrong ("" if it is right) into one that prints the verdict.
+    """Make a function that returns why an answer is wrong ("" if it is right) into one
+    that prints the verdict.
 
-    The learner's functions reach it wrapped: what they leave undone ends the check. `inspect.unwrap` takes that off.
+    The learner's functions reach it wrapped: what they leave undone ends the check.
+    `inspect.unwrap` takes that off.
     """
 
     def wrap(find_fault):
@@ -26,9 +30,17 @@ def exercise(title: str):
             except Untouched:
                 fault = "Replace the `...`."
             except Exception as problem:
-                where = "Your code raised" if _raised_by(answer, problem) else "What you return cannot be judged:"
+                where = (
+                    "Your code raised"
+                    if _raised_by(answer, problem)
+                    else "What you return cannot be judged:"
+                )
                 fault = f"{where} {type(problem).__name__}: {opening(problem, 2)}"
-            print(f"{title}: ✓ right" if not fault else f"{title}: not solved yet. {fault}")
+            print(
+                f"{title}: ✓ right"
+                if not fault
+                else f"{title}: not solved yet. {fault}"
+            )
 
         return check
 
@@ -36,7 +48,9 @@ def exercise(title: str):
 
 
 def _done(answer):
-    """A function of the learner's that raises Untouched where it returns nothing yet; anything else as it is."""
+    """A function of the learner's that raises Untouched where it returns nothing yet;
+    anything else as it is.
+    """
     if not inspect.isroutine(answer) and not isinstance(answer, functools.partial):
         return answer
 
@@ -51,18 +65,29 @@ def _done(answer):
 
 
 def _raised_by(answer, problem):
-    """Whether one of these functions raised this, and not the check that read what they return.
+    """Whether one of these functions raised this, and not the check that read what they
+    return.
 
-    Of what raised in TensorFlow's graphs no frame is left; there the check computes nothing of its own.
+    Of what raised in TensorFlow's graphs no frame is left; there the check computes
+    nothing of its own.
     """
-    codes = [getattr(getattr(function, "func", function), "__code__", None) for function in answer]
+    codes = [
+        getattr(getattr(function, "func", function), "__code__", None)
+        for function in answer
+    ]
     files = {code.co_filename for code in codes if code}
-    theirs = any(frame.filename in files for frame in traceback.extract_tb(problem.__traceback__))
-    return theirs or "in user code" in str(problem) or type(problem).__module__.startswith("tensorflow.")
+    theirs = any(
+        frame.filename in files for frame in traceback.extract_tb(problem.__traceback__)
+    )
+    return (
+        theirs
+        or "in user code" in str(problem)
+        or type(problem).__module__.startswith("tensorflow.")
+    )
 
 
 def whole(answer) -> int | None:
-    """The answer as Python's int, if it is a whole number of any library's; else None."""
+    """Return the answer as an int, if it is any library's whole number; else None."""
     if isinstance(answer, bool) or getattr(answer, "shape", ()) != ():
         return None
     if isinstance(answer, numbers.Integral):

@@ -7,34 +7,67 @@ from course_exercises import exercise
 
 @exercise("Exercise 1")
 def gradient_average(function):
-    """Exercise 1: `function(per_replica, sizes)` averages the gradients of shards that have these sizes."""
+    """Exercise 1: `function(per_replica, sizes)` averages the gradients of shards that
+    have these sizes.
+    """
     import numpy as np
 
-    shard_gradients = [[np.array([4 * k, 0], "float32"), np.float32(8 * k)] for k in (1, 2)]
+    shard_gradients = [
+        [np.array([4 * k, 0], "float32"), np.float32(8 * k)] for k in (1, 2)
+    ]
     means = {}
     for sizes in (2, 2), (3, 1), (2, 6):
         answer = function(shard_gradients, list(sizes))
         if not isinstance(answer, (list, tuple)) or len(answer) != 2:
-            return "It must return a list with one average for each variable; here there are two variables."
+            return (
+                "It must return a list with one average for each variable; here there "
+                "are two variables."
+            )
         if [np.shape(average) for average in answer] != [(2,), ()]:
-            return "Each average must have its variable's shape: add up over the replicas, not over the numbers."
+            return (
+                "Each average must have its variable's shape: add up over the "
+                "replicas, not over the numbers."
+            )
         means[sizes] = float(np.asarray(answer[0])[0]), float(np.asarray(answer[1]))
-    equal = means[2, 2][0]
     if any(abs(twin - 2 * first) > 1e-5 for first, twin in means.values()):
-        return "Two variables are not treated alike: the second one's gradients are twice the first one's here."
-    for wrong, why in {12: "you added up, and never averaged", 3: "you divided twice"}.items():
-        if abs(equal - wrong) < 1e-5:
-            return f"Two equal shards with gradients 4 and 8 average to 6; yours give {wrong}: {why}."
-    if abs(equal - 24) < 1e-5:
-        return "Two equal shards with gradients 4 and 8 average to 6; yours give 24: divide by the sum of the sizes."
-    if not abs(equal - 6) <= 1e-5:
-        return f"Two equal shards with gradients 4 and 8 average to 6; yours give {equal:g}."
+        return (
+            "Two variables are not treated alike: the second one's gradients are "
+            "twice the first one's here."
+        )
+    return _equal_shards(means[2, 2][0]) or _unequal_shards(means)
+
+
+def _equal_shards(average):
+    """Return what is wrong with this average of two equal shards, whose it is 6."""
+    if abs(average - 6) <= 1e-5:
+        return ""
+    reasons = {
+        12: ": you added up, and never averaged",
+        3: ": you divided twice",
+        24: ": divide by the sum of the sizes",
+    }
+    near = [why for wrong, why in reasons.items() if abs(average - wrong) < 1e-5]
+    why = near[0] if near else ""
+    return (
+        "Two equal shards with gradients 4 and 8 average to 6; yours give "
+        f"{average:g}{why}."
+    )
+
+
+def _unequal_shards(means):
+    """Return what is wrong with these averages of shards of other sizes."""
     for sizes, right in {(3, 1): 5, (2, 6): 7}.items():
-        average, few = means[sizes][0], f"With {sizes[0]} examples at 4 and {sizes[1]} at 8 the average is {right}"
+        average = means[sizes][0]
+        few = (
+            f"With {sizes[0]} examples at 4 and {sizes[1]} at 8 the average is {right}"
+        )
         if abs(average - 6) < 1e-5:
             return f"Right for equal shards. {few}; yours is 6: use the sizes."
         if not abs(average - right) <= 1e-5:
-            return f"Right for equal shards. {few}; yours is {average:g}: divide by the sum of the sizes."
+            return (
+                f"Right for equal shards. {few}; yours is {average:g}: divide by the "
+                "sum of the sizes."
+            )
     return ""
 
 
@@ -47,22 +80,39 @@ def row_split(function):
     x, W = np.arange(12.0).reshape(2, 6), np.arange(24.0).reshape(6, 4) % 5
     answer = function(tf.constant(x), tf.constant(W))
     if np.shape(answer) != (2, 4):
-        return f"x is (2, 6) and W (6, 4), so the result must be (2, 4); yours is {np.shape(answer)}."
+        return (
+            "x is (2, 6) and W (6, 4), so the result must be (2, 4); yours is "
+            f"{np.shape(answer)}."
+        )
     if np.allclose(answer, x @ W):
-        whole = "The numbers are right, but W was not split: add two products, each with half of W's rows."
+        whole = (
+            "The numbers are right, but W was not split: add two products, each with "
+            "half of W's rows."
+        )
         return "" if _products(function, x, W) == [(3, 4), (3, 4)] else whole
     if np.allclose(answer, x[:, :3] @ W[:3]) or np.allclose(answer, x[:, 3:] @ W[3:]):
         return "That is the part of one device: the other half of every sum is missing."
     if np.allclose(2 * np.asarray(answer), x @ W):
         return "Half of the right result: partial sums are added, not averaged."
-    return "The shape is right, the numbers are not: each half of x's columns belongs to its half of W's rows."
+    return (
+        "The shape is right, the numbers are not: each half of x's columns belongs to "
+        "its half of W's rows."
+    )
 
 
 def _products(function, x, W):
-    """The shapes of what `function` multiplies by, in order of size: what it does is seen in its graph."""
+    """The shapes of what `function` multiplies by, in order of size: what it does is
+    seen in its graph.
+    """
     import tensorflow as tf
 
     step = tf.function(inspect.unwrap(function), autograph=False)
-    operations = step.get_concrete_function(tf.constant(x), tf.constant(W)).graph.get_operations()
-    products = [operation for operation in operations if operation.type in ("MatMul", "BatchMatMulV2", "Einsum")]
+    operations = step.get_concrete_function(
+        tf.constant(x), tf.constant(W)
+    ).graph.get_operations()
+    products = [
+        operation
+        for operation in operations
+        if operation.type in ("MatMul", "BatchMatMulV2", "Einsum")
+    ]
     return sorted(tuple(product.inputs[1].shape) for product in products)

@@ -1,6 +1,9 @@
 """Checks of the exercises of notebook 02."""
 
+import math
+
 from course_exercises import exercise, whole
+from course_utils.words import counted
 
 
 def _batches(strategy, dataset):
@@ -11,7 +14,9 @@ def _batches(strategy, dataset):
 
 @exercise("Exercise 1")
 def dataset_for(function, strategies):
-    """Exercise 1: `function(strategy, per_replica_batch_size)` is a data set that gives each replica that many."""
+    """Exercise 1: `function(strategy, per_replica_batch_size)` is a data set that gives
+    each replica that many.
+    """
     for strategy in strategies:
         for wanted in 8, 24:
             dataset = function(strategy, wanted)
@@ -20,50 +25,77 @@ def dataset_for(function, strategies):
             answer, count = _batches(strategy, dataset), strategy.num_replicas_in_sync
             if answer != [wanted] * count:
                 return (
-                    f"With {count} replica{'s' * (count > 1)} and {wanted} examples for each, they get {answer}: "
-                    f"the data set's batch is the global one, of {count * wanted} examples here."
+                    f"With {counted(count, 'replica')} and {wanted} examples "
+                    f"for each, they get {answer}: the data set's batch is the global "
+                    f"one, of {count * wanted} examples here."
                 )
     return ""
 
 
 @exercise("Exercise 2")
 def shares(function):
-    """Exercise 2: `function(batch, num_replicas)` lists how many of a batch's examples each replica gets."""
+    """Exercise 2: `function(batch, num_replicas)` lists how many of a batch's examples
+    each replica gets.
+    """
     for batch, count in (128, 4), (7, 4), (5, 2), (6, 4), (2, 4), (9, 8), (3, 1):
         answer = function(batch, count)
         if not hasattr(answer, "__len__") or len(answer) != count:
-            return f"For {count} replica{'s' * (count > 1)} it must return a list of {count}, not {answer!r}."
-        if None in (numbers := [whole(number) for number in answer]):
-            return f"{batch} examples, {count} replicas: each part must be a whole number, not {answer!r}."
-        answer, share = numbers, -(-batch // count)
+            return (
+                f"For {counted(count, 'replica')} it must return a list of {count}, "
+                f"not {answer!r}."
+            )
+        numbers = [number for number in map(whole, answer) if number is not None]
+        if len(numbers) != count:
+            return (
+                f"{batch} examples, {count} replicas: each part must be a whole "
+                f"number, not {answer!r}."
+            )
+        answer, share = numbers, math.ceil(batch / count)
         right = [max(0, min(share, batch - k * share)) for k in range(count)]
         if sum(answer) != batch:
-            return f"Of {batch} examples your {count} replicas get {answer}, {sum(answer)} together."
+            return (
+                f"Of {batch} examples your {count} replicas get {answer}, "
+                f"{sum(answer)} together."
+            )
         if answer != right:
             return (
-                f"{batch} examples, {count} replicas: {answer} adds up, but TensorFlow cuts slices of {share}: {right}."
+                f"{batch} examples, {count} replicas: {answer} adds up, but TensorFlow "
+                f"cuts slices of {share}: {right}."
             )
     return ""
 
 
 @exercise("Exercise 3")
 def examples_seen(function, strategy):
-    """Exercise 3: `function(strategy, labels)` counts the examples of one batch on all replicas, as one number."""
+    """Exercise 3: `function(strategy, labels)` counts the examples of one batch on all
+    replicas, as one number.
+    """
     import tensorflow as tf
 
-    for batch in 32, 8 * strategy.num_replicas_in_sync, 3 * strategy.num_replicas_in_sync:
+    for batch in (
+        32,
+        8 * strategy.num_replicas_in_sync,
+        3 * strategy.num_replicas_in_sync,
+    ):
         dataset = tf.data.Dataset.range(batch).batch(batch)
-        answer = function(strategy, next(iter(strategy.experimental_distribute_dataset(dataset))))
+        answer = function(
+            strategy, next(iter(strategy.experimental_distribute_dataset(dataset)))
+        )
         if whole(answer) != batch:
-            return f"A batch of {batch} examples on {strategy.num_replicas_in_sync} replicas: you count {answer}."
+            return (
+                f"A batch of {batch} examples on {strategy.num_replicas_in_sync} "
+                f"replicas: you count {answer}."
+            )
     return ""
 
 
 @exercise("Exercise 4")
 def replica_loss(function):
-    """Exercise 4: `function(losses, weights, penalty, num_real, num_replicas)` is a replica's share of the loss.
+    """Exercise 4: `function(losses, weights, penalty, num_real, num_replicas)` is a
+    replica's share of the loss.
 
-    The shares of all replicas must add up to the mean loss of the real examples (weight 1) plus the penalty, once.
+    The shares of all replicas must add up to the mean loss of the real examples (weight
+    1) plus the penalty, once.
     """
     import numpy as np
 
@@ -75,18 +107,28 @@ def replica_loss(function):
         shards = [(np.array(losses), np.array(weights)) for losses, weights in shards]
         losses, weights = (np.concatenate(part) for part in zip(*shards, strict=True))
         real, count = int(weights.sum()), len(shards)
-        shares = [function(mine, theirs, penalty, real, count) for mine, theirs in shards]
+        shares = [
+            function(mine, theirs, penalty, real, count) for mine, theirs in shards
+        ]
         if any(np.ndim(part) for part in shares):
             return "A replica's loss is one number; yours has a dimension left."
         answer, mean = float(sum(shares)), float((losses * weights).sum() / real)
         if abs(answer - mean - penalty) <= 1e-6:
             continue
-        story = f"{count} replicas, {real} real examples of {len(losses)}: mean loss {mean:g}, penalty {penalty:g}"
+        story = (
+            f"{count} replicas, {real} real examples of {len(losses)}: mean loss "
+            f"{mean:g}, penalty {penalty:g}"
+        )
         if abs(answer - mean - count * penalty) <= 1e-6:
             return f"{story}; your shares count the penalty {count} times: {answer:g}."
         if abs(answer - losses.sum() / real - penalty) <= 1e-6:
             return f"{story}; your shares add up to {answer:g}: the padding counts."
         if abs(answer - mean * real / len(losses) - penalty) <= 1e-6:
-            return f"{story}; your shares add up to {answer:g}: divide by the real examples, without the padding."
-        return f"{story}; your shares add up to {answer:g} instead of {mean + penalty:g}."
+            return (
+                f"{story}; your shares add up to {answer:g}: divide by the real "
+                "examples, without the padding."
+            )
+        return (
+            f"{story}; your shares add up to {answer:g} instead of {mean + penalty:g}."
+        )
     return ""

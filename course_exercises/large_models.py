@@ -1,85 +1,123 @@
 """Checks of the exercises of notebook 05."""
 
 from course_exercises import exercise, whole
+from course_utils.words import counted
 
 
 @exercise("Exercise 1")
 def ring_order(chunk_to_send):
-    """Exercise 1: `chunk_to_send(device, step, num_devices)` is the chunk that goes to the next device."""
+    """Exercise 1: `chunk_to_send(device, step, num_devices)` is the chunk that goes to
+    the next device.
+    """
     for n in 4, 5:
-        held = [[{device} for _ in range(n)] for device in range(n)]  # whose contributions each chunk contains
+        # whose contributions each chunk contains
+        held = [[{device} for _ in range(n)] for device in range(n)]
         for step in range(n - 1):
             chosen = [chunk_to_send(device, step, n) for device in range(n)]
-            chosen, given = [whole(chunk) for chunk in chosen], chosen
-            if None in chosen:
-                return f"A chunk's number must be a whole number, not {given[chosen.index(None)]!r}."
+            for chunk in chosen:
+                if whole(chunk) is None:
+                    return f"A chunk's number must be a whole number, not {chunk!r}."
+            chosen = [int(chunk) for chunk in chosen]
             if any(not 0 <= chunk < n for chunk in chosen):
                 device = next(d for d in range(n) if not 0 <= chosen[d] < n)
                 return (
-                    f"With {n} devices, in step {step} device {device} sends chunk {chosen[device]}, and there are "
-                    f"only chunks 0 to {n - 1}: go round with % num_devices."
+                    f"With {n} devices, in step {step} device {device} sends chunk "
+                    f"{chosen[device]}, and there are only chunks 0 to {n - 1}: go "
+                    "round with % num_devices."
                 )
             if len(set(chosen)) < n:
-                return f"In step {step} two devices send the same chunk ({chosen}): each must send another one."
+                return (
+                    f"In step {step} two devices send the same chunk ({chosen}): each "
+                    "must send another one."
+                )
             arriving = [set(held[device][chosen[device]]) for device in range(n)]
             for device in range(n):
                 receiver, chunk = (device + 1) % n, chosen[device]
                 twice = held[receiver][chunk] & arriving[device]
                 if twice:
                     return (
-                        f"In step {step} device {device} sends chunk {chunk} to device {receiver}, which would add "
-                        f"device {min(twice)}'s part a second time. After step 0, send what has just arrived."
+                        f"In step {step} device {device} sends chunk {chunk} to device "
+                        f"{receiver}, which would add device {min(twice)}'s part a "
+                        "second time. After step 0, send what has just arrived."
                     )
                 held[receiver][chunk] |= arriving[device]
         complete = [sum(len(chunk) == n for chunk in row) for row in held]
         if complete != [1] * n:
             return (
-                f"After {n - 1} steps each device must hold one complete chunk; yours hold {complete}. What arrives "
-                "in one step must travel on in the next."
+                f"After {n - 1} steps each device must hold one complete chunk; yours "
+                f"hold {complete}. What arrives in one step must travel on in the next."
             )
     return ""
 
 
 @exercise("Exercise 2")
 def micro_batches(function):
-    """Exercise 2: `function(stages, idle)` is the least m for which (p - 1)/(m + p - 1) ≤ idle."""
+    """Exercise 2: `function(stages, idle)` is the least m for which (p - 1)/(m + p - 1)
+    ≤ idle.
+    """
     from course_planner import bubble_fraction
 
     for stages, idle in (4, 0.1), (8, 0.25), (2, 0.5), (1, 0.1):
         answer = function(stages, idle)
         answer, given = whole(answer), answer
         if answer is None:
-            return f"The number of micro-batches must be a whole number, not {given!r}: round up."
+            return (
+                f"The number of micro-batches must be a whole number, not {given!r}: "
+                "round up."
+            )
         if answer < 1:
-            return f"For {stages} stage{'s' * (stages > 1)} it says {answer:g}: at least one micro-batch is needed."
+            return (
+                f"For {counted(stages, 'stage')} it says {answer:g}: at least "
+                "one micro-batch is needed."
+            )
         if bubble_fraction(stages, answer) > idle:
             share = bubble_fraction(stages, answer)
-            return f"With {stages} stages and {answer:g} micro-batches each still waits {share:.0%} of the time."
+            return (
+                f"With {stages} stages and {answer:g} micro-batches each still waits "
+                f"{share:.0%} of the time."
+            )
         if answer > 1 and bubble_fraction(stages, answer - 1) <= idle:
-            return f"{answer:g} are enough for {stages} stages and {idle:.0%}, but so are fewer."
+            return (
+                f"{answer:g} are enough for {stages} stages and {idle:.0%}, but so are "
+                "fewer."
+            )
     return ""
 
 
 @exercise("Exercise 3")
 def state_bytes(function):
-    """Exercise 3: `function(parameters, devices, level)` is what ZeRO of this level leaves on each device, in bytes.
+    """Exercise 3: `function(parameters, devices, level)` is what ZeRO of this level
+    leaves on each device, in bytes.
 
-    Weights, gradients and Adam's two moments of 4 bytes; level 0 divides nothing, 1 the moments, 2 the gradients too, 3
-    the weights too; devices divide parameters.
+    Weights, gradients and Adam's two moments of 4 bytes; level 0 divides nothing, 1 the
+    moments, 2 the gradients too, 3 the weights too; devices divide parameters.
     """
     for parameters, devices in (1000, 4), (1200, 8), (600, 1):
         for level in 0, 1, 2, 3:
             answer = function(parameters, devices, level)
             answer, given = whole(answer), answer
-            case = f"{parameters:,} weights, {devices} device{'s' * (devices > 1)}, ZeRO-{level}"
+            number = counted(devices, "device")
+            case = f"{parameters:,} weights, {number}, ZeRO-{level}"
             if answer is None:
                 return f"{case}: bytes are a whole number, and you return {given!r}."
             parts = [4, 4, 8]  # weights, gradients, moments, each undivided or divided
-            right = sum(parameters * size // (devices if level >= 3 - k else 1) for k, size in enumerate(parts))
+            right = sum(
+                parameters * size // (devices if level >= 3 - k else 1)
+                for k, size in enumerate(parts)
+            )
             if answer == 16 * parameters // devices != right:
-                return f"{case}: you divide everything; what is not divided at this level stays whole."
+                return (
+                    f"{case}: you divide everything; what is not divided at this level "
+                    "stays whole."
+                )
             if answer == 16 * parameters != right:
-                return f"{case}: you divide nothing; the moments are the first to be divided."
+                return (
+                    f"{case}: you divide nothing; the moments are the first to be "
+                    "divided."
+                )
             if answer != right:
-                return f"{case}: {right:,} bytes are left on each device, and you say {answer:,}."
+                return (
+                    f"{case}: {right:,} bytes are left on each device, and you say "
+                    f"{answer:,}."
+                )
     return ""

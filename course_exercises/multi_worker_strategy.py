@@ -9,11 +9,20 @@ from course_utils.errors import message
 
 @exercise("Exercise 1")
 def tf_config(function):
-    """Exercise 1: `function(hosts, port, index)` is the text of TF_CONFIG for that worker."""
-    for hosts, port, index in (["node-1", "node-2"], 2222, 1), (["a", "b", "c"], 8470, 0), (["a", "b", "c"], 8470, 2):
+    """Exercise 1: `function(hosts, port, index)` is the text of TF_CONFIG for that
+    worker.
+    """
+    for hosts, port, index in (
+        (["node-1", "node-2"], 2222, 1),
+        (["a", "b", "c"], 8470, 0),
+        (["a", "b", "c"], 8470, 2),
+    ):
         text = function(list(hosts), port, index)
         if not isinstance(text, str):
-            return f"An environment variable is text, and you return a {type(text).__name__}: json.dumps."
+            return (
+                "An environment variable is text, and you return a "
+                f"{type(text).__name__}: json.dumps."
+            )
         try:
             config = json.loads(text)
         except ValueError as problem:
@@ -25,13 +34,17 @@ def tf_config(function):
         for key, value in right.items():
             answer = config.get(key) if isinstance(config, dict) else None
             if answer != value:
-                return f"For {hosts}, port {port}, worker {index}, {key!r} is {answer}, and should be {value}."
+                return (
+                    f"For {hosts}, port {port}, worker {index}, {key!r} is {answer}, "
+                    f"and should be {value}."
+                )
     return ""
 
 
 @exercise("Exercise 2")
 def part(function):
-    """Exercise 2: `function(examples, global_batch_size, num_workers, index)` is the data set of one worker's batches.
+    """Exercise 2: `function(examples, global_batch_size, num_workers, index)` is the
+    data set of one worker's batches.
 
     Step k of all workers together must hold the k-th global batch, in equal parts.
     """
@@ -39,25 +52,44 @@ def part(function):
     import tensorflow as tf
 
     for count, batch, workers in (24, 8, 2), (24, 6, 3), (16, 4, 4):
-        parts = [function(tf.data.Dataset.range(count), batch, workers, index) for index in range(workers)]
-        seen = [[np.atleast_1d(step).tolist() for step in each.as_numpy_iterator()] for each in parts]
+        parts = [
+            function(tf.data.Dataset.range(count), batch, workers, index)
+            for index in range(workers)
+        ]
+        seen = [
+            [np.atleast_1d(step).tolist() for step in each.as_numpy_iterator()]
+            for each in parts
+        ]
         case = f"{count} examples, global batch {batch}, {workers} workers"
         lengths = {len(each) for each in seen}
         if lengths != {count // batch}:
-            return f"{case}: an epoch has {count // batch} steps, and your workers make {sorted(lengths)}."
+            return (
+                f"{case}: an epoch has {count // batch} steps, and your workers make "
+                f"{sorted(lengths)}."
+            )
         for k, steps in enumerate(zip(*seen, strict=True)):
             if {len(step) for step in steps} != {batch // workers}:
-                return f"{case}: in step {k} each should see {batch // workers} examples, and they see {list(steps)}."
-            if sorted(each for step in steps for each in step) != list(range(k * batch, (k + 1) * batch)):
-                return f"{case}: step {k} should hold {k * batch} to {(k + 1) * batch - 1}, and holds {list(steps)}."
+                return (
+                    f"{case}: in step {k} each should see {batch // workers} examples, "
+                    f"and they see {list(steps)}."
+                )
+            if sorted(each for step in steps for each in step) != list(
+                range(k * batch, (k + 1) * batch)
+            ):
+                return (
+                    f"{case}: step {k} should hold {k * batch} to "
+                    f"{(k + 1) * batch - 1}, and holds {list(steps)}."
+                )
     return ""
 
 
 @exercise("Exercise 3")
 def sum_over_workers(function, run=None):
-    """Exercise 3: on two workers `function()` returns, on both, the sum of what both hold: 12.0.
+    """Exercise 3: on two workers `function()` returns, on both, the sum of what both
+    hold: 12.0.
 
-    run: what runs it on two workers and returns both results; `launcher.run_on_workers` unless a test puts another.
+    run: what runs it on two workers and returns both results; `launcher.run_on_workers`
+        unless a test puts another.
     """
     import course_launcher as launcher
 
@@ -68,13 +100,18 @@ def sum_over_workers(function, run=None):
     if ... in answer or None in answer:
         raise Untouched
     if answer != [12.0, 12.0]:
-        return f"Each worker holds 1 + 2 + 3, so both should return 12.0; they return {answer}."
+        return (
+            "Each worker holds 1 + 2 + 3, so both should return 12.0; they return "
+            f"{answer}."
+        )
     return ""
 
 
 @exercise("Exercise 4")
 def still_to_come(function):
-    """Exercise 4: `function(epoch, epochs, done)` is the data set of the batches left after `done` steps."""
+    """Exercise 4: `function(epoch, epochs, done)` is the data set of the batches left
+    after `done` steps.
+    """
     import tensorflow as tf
 
     for steps, epochs, done in (4, 3, 0), (4, 3, 5), (5, 2, 5), (3, 4, 11), (3, 2, 6):
@@ -83,7 +120,7 @@ def still_to_come(function):
         right = (list(range(steps)) * epochs)[done:]
         if answer != right:
             return (
-                f"{epochs} epochs of batches {list(range(steps))}, stopped after {done} steps: "
-                f"{right} is left, and you return {answer}."
+                f"{epochs} epochs of batches {list(range(steps))}, stopped after "
+                f"{done} steps: {right} is left, and you return {answer}."
             )
     return ""

@@ -1,19 +1,29 @@
 """Checks of the exercises of notebook 01."""
 
+import math
+
 from course_exercises import exercise
 from course_utils.devices import short_name
 
 
 @exercise("Exercise 1")
 def counter_on(make_counter, devices):
-    """Exercise 1: `make_counter(device)` returns a variable of value 0 that lives on `device`."""
+    """Exercise 1: `make_counter(device)` returns a variable of value 0 that lives on
+    `device`.
+    """
     for device in reversed(devices):
         counter = make_counter(device)
         if not hasattr(counter, "assign_add"):
-            return f"{type(counter).__name__} is not a variable: a counter must be able to change. Use tf.Variable."
+            return (
+                f"{type(counter).__name__} is not a variable: a counter must be able "
+                "to change. Use tf.Variable."
+            )
         place = short_name(counter.device)
         if place != device:
-            return f"For {device} the variable lives on {place}. Create it inside the strategy's scope."
+            return (
+                f"For {device} the variable lives on {place}. Create it inside the "
+                "strategy's scope."
+            )
         if float(counter.numpy()) != 0:
             return f"The counter starts at {counter.numpy():g} instead of 0."
     return ""
@@ -21,54 +31,77 @@ def counter_on(make_counter, devices):
 
 @exercise("Exercise 2")
 def average_loss(function):
-    """Exercise 2: `function(per_example_loss, global_batch_size)` is a replica's share of the batch's mean loss."""
+    """Exercise 2: `function(per_example_loss, global_batch_size)` is a replica's share
+    of the batch's mean loss.
+    """
     import numpy as np
 
-    for losses in ([1, 3], [8]), ([2, 4, 3], [5, 6]):  # two replicas, and their examples' losses: both means are 4
+    # two replicas, and their examples' losses: both means are 4
+    for losses in (([1, 3], [8]), ([2, 4, 3], [5, 6])):
         count = len(losses[0]) + len(losses[1])
         shares = [function(np.array(part, "float32"), count) for part in losses]
         shares = [np.asarray(share, float) for share in shares]
         if any(share.ndim for share in shares):
-            return f"It returns an array of shape {shares[0].shape}; a replica's loss is one number."
+            return (
+                f"It returns an array of shape {shares[0].shape}; a replica's loss is "
+                "one number."
+            )
         total = float(sum(shares))
         if abs(total - sum(map(sum, losses))) <= 1e-6:
-            return "The shares add up to the sum of all losses: nothing was divided by the global batch size."
+            return (
+                "The shares add up to the sum of all losses: nothing was divided by "
+                "the global batch size."
+            )
         if abs(total - sum(sum(part) / len(part) for part in losses)) <= 1e-6:
             return (
-                "You divided by the replica's own number of examples: two replicas add up to more than the mean loss."
+                "You divided by the replica's own number of examples: two replicas "
+                "add up to more than the mean loss."
             )
         if not abs(total - 4) <= 1e-6:  # also when it is NaN
             first, second = losses
             return (
-                f"For losses {first} and {second} the shares must add up to their mean, 4; yours add up to {total:g}."
+                f"For losses {first} and {second} the shares must add up to their "
+                f"mean, 4; yours add up to {total:g}."
             )
     return ""
 
 
 @exercise("Exercise 3")
 def batch_loss(function, global_batch_size):
-    """Exercise 3: `function(labels, logits)` is the replica's share of the mean loss for this global batch size."""
+    """Exercise 3: `function(labels, logits)` is the replica's share of the mean loss
+    for this global batch size.
+    """
     import numpy as np
 
     def loss(examples):
-        return float(function(np.zeros(examples, "int64"), np.zeros((examples, 10), "float32")))
+        return float(
+            function(np.zeros(examples, "int64"), np.zeros((examples, 10), "float32"))
+        )
 
-    whole, half = loss(global_batch_size), loss(part := -(-global_batch_size // 2))
+    part = math.ceil(global_batch_size / 2)
+    whole, half = loss(global_batch_size), loss(part)
     expected = np.log(10)  # the cross-entropy of ten equal logits
     if global_batch_size > 1 and abs(half - whole) < 1e-6:
-        return "Half a batch gives the same loss as a whole one: you divide by what is there, not by the global batch."
-    expected_half = expected * part / global_batch_size
-    if not abs(whole - expected) <= 1e-5 or not abs(half - expected_half) <= 1e-5:  # also when one is NaN
         return (
-            f"For ten equal logits the loss of a whole batch must be ln 10 = 2.303; yours is {whole:.3f}. "
-            f"That of {part} of its {global_batch_size} examples must be {expected_half:.3f}; yours is {half:.3f}."
+            "Half a batch gives the same loss as a whole one: you divide by what is "
+            "there, not by the global batch."
+        )
+    expected_half = expected * part / global_batch_size
+    # also when one is NaN
+    if not abs(whole - expected) <= 1e-5 or not abs(half - expected_half) <= 1e-5:
+        return (
+            "For ten equal logits the loss of a whole batch must be ln 10 = 2.303; "
+            f"yours is {whole:.3f}. That of {part} of its {global_batch_size} examples "
+            f"must be {expected_half:.3f}; yours is {half:.3f}."
         )
     return ""
 
 
 @exercise("Exercise 4")
 def moved(load, original, device):
-    """Exercise 4: `load(path, device)` returns the model saved at `path`, on `device`, with its optimizer."""
+    """Exercise 4: `load(path, device)` returns the model saved at `path`, on `device`,
+    with its optimizer.
+    """
     import tempfile
 
     import numpy as np
@@ -80,13 +113,24 @@ def moved(load, original, device):
     if not hasattr(model, "get_weights"):
         return f"{type(model).__name__} is not a model."
     weights, saved = model.get_weights(), original.get_weights()
-    if len(weights) != len(saved) or any(not np.array_equal(a, b) for a, b in zip(weights, saved, strict=True)):
+    if len(weights) != len(saved) or any(
+        not np.array_equal(a, b) for a, b in zip(weights, saved, strict=True)
+    ):
         return "The weights are not the saved ones."
     places = {short_name(weight.value.device) for weight in model.trainable_variables}
     if places != {device}:
-        return f"The weights live on {', '.join(sorted(places))} instead of {device}: load inside a scope."
+        return (
+            f"The weights live on {', '.join(sorted(places))} instead of {device}: "
+            "load inside a scope."
+        )
     optimizer = getattr(model, "optimizer", None)
-    steps, expected = int(optimizer.iterations) if optimizer else 0, int(original.optimizer.iterations)
+    steps, expected = (
+        int(optimizer.iterations) if optimizer else 0,
+        int(original.optimizer.iterations),
+    )
     if steps != expected:
-        return f"The optimizer has made {steps} steps instead of {expected}: its state was not loaded."
+        return (
+            f"The optimizer has made {steps} steps instead of {expected}: its state "
+            "was not loaded."
+        )
     return ""

@@ -1,10 +1,14 @@
-"""Functions of the notebook on worker processes of this machine, and what a cluster of machines needs besides.
+"""Functions of the notebook on worker processes of this machine, and what a cluster of
+machines needs besides.
 
-TensorFlow's own runtime does all the distribution; here processes are started, listened to and stopped.
+TensorFlow's own runtime does all the distribution; here processes are started, listened
+to and stopped.
 
-Security: a TensorFlow worker listens on every network interface, whatever address TF_CONFIG names, and obeys whoever
-connects: no password, no encryption. `run_on_workers` keeps the exposure small (ports chosen at random, no worker
-outlives its run); on a shared or public network that is not enough: use a firewall, or do not run it there.
+Security: a TensorFlow worker listens on every network interface, whatever address
+    TF_CONFIG names, and obeys whoever
+connects: no password, no encryption. `run_on_workers` keeps the exposure small (ports
+    chosen at random, no worker outlives its run); on a shared or public network that is
+    not enough: use a firewall, or do not run it there.
 """
 
 # ruff: noqa: F401
@@ -23,9 +27,15 @@ from course_launcher.workers import (
 
 
 def program(name: str) -> pathlib.Path:
-    """Where a file of the folder cluster/ is, such as "train.py": in the clone, or where pip has put it."""
-    installed = pathlib.Path(sysconfig.get_path("data"), "share", "distributed-training-course")
+    """Where a file of the folder cluster/ is, such as "train.py": in the clone, or
+    where pip has put it.
+    """
+    installed = pathlib.Path(
+        sysconfig.get_path("data"), "share", "distributed-training-course"
+    )
     for folder in pathlib.Path(__file__).parents[1] / "cluster", installed:
         if (folder / name).is_file():
             return folder / name
-    raise FileNotFoundError(f"{name}: not in a clone, nor in {installed}: install the course again")
+    raise FileNotFoundError(
+        f"{name}: not in a clone, nor in {installed}: install the course again"
+    )

@@ -2,6 +2,7 @@
 what came of it to the process of the run.
 """
 
+import io
 import linecache
 import os
 import pickle
@@ -23,8 +24,11 @@ FIRST_LINES, LAST_LINES = 5, 2
 """Lines of a long error that are told."""
 
 
-def work(call: bytes, output: Connection, result: Connection, port: socket.socket) -> None:
-    """Make the call, send the result, and wait to be killed: others may need this worker.
+def work(
+    call: bytes, output: Connection, result: Connection, port: socket.socket
+) -> None:
+    """Make the call, send the result, and wait to be killed: others may need this
+    worker.
 
     After an exception leave at once, so that the others notice.
 
@@ -39,8 +43,9 @@ def work(call: bytes, output: Connection, result: Connection, port: socket.socke
     for stream in 1, 2:
         os.dup2(output.fileno(), stream)
     # Into a pipe, lines would wait for 8 KiB, and die with a worker that is killed.
-    sys.stdout.reconfigure(line_buffering=True)
-    sys.stderr.reconfigure(line_buffering=True)
+    for file in sys.stdout, sys.stderr:
+        if isinstance(file, io.TextIOWrapper):
+            file.reconfigure(line_buffering=True)
     threading.Thread(target=_end_with, args=[os.getppid()], daemon=True).start()
     _use_own_environment()
     if sys.platform != "linux":
@@ -102,7 +107,7 @@ def _described(problem):
 
 
 def _end_with(run):
-    """When the process of the run is no more, end, with all that this one has started."""
+    """End, with all that this one has started, when the run's process is no more."""
     while os.getppid() == run:
         time.sleep(LOOK)
     os.killpg(0, signal.SIGKILL)

@@ -1,13 +1,26 @@
-"""Drawings of several processes: what each has of its own, and which examples it sees."""
+"""Drawings of several processes: what each has, and which examples it sees."""
 
-from course_utils.plots.style import COLOURS, MUTED, Figure, arrow, box, canvas, colour, label, styled
+from course_utils.plots.style import (
+    COLOURS,
+    MUTED,
+    Figure,
+    arrow,
+    box,
+    canvas,
+    colour,
+    label,
+    styled,
+)
+from course_utils.words import counted
 
 
 @styled()
 def workers(processes: dict, title: str, travels: str, shared: str = "") -> Figure:
-    """Processes side by side: `{name: [(text, what), …]}` is what each has of its own, what a key of COLOURS.
+    """Processes side by side: `{name: [(text, what), …]}` is what each has of its own,
+    what a key of COLOURS.
 
-    travels: the text on the band across them all. shared: what all of them see besides, such as a folder, or "".
+    travels: the text on the band across them all. shared: what all of them see besides,
+        such as a folder, or "".
     """
     row, low, contents = 0.42, 0.62 if shared else 0.1, list(processes.values())
     height = low + 1.52 + row * max(map(len, contents))
@@ -19,11 +32,35 @@ def workers(processes: dict, title: str, travels: str, shared: str = "") -> Figu
         label(axes, left + span / 2 - 0.1, height - 0.3, name, weight="bold")
         box(axes, left + 0.12, low + 0.72, span - 0.44, height - low - 1.3)
         for k, (text, what) in enumerate(contents[index]):
-            box(axes, left + 0.24, height - 1.1 - row * k, span - 0.68, row - 0.08, colour(what), text)
-        arrow(axes, (left + span / 2 - 0.1, low + 0.72), (left + span / 2 - 0.1, low + 0.48), COLOURS["travels"], 2.4)
+            box(
+                axes,
+                left + 0.24,
+                height - 1.1 - row * k,
+                span - 0.68,
+                row - 0.08,
+                colour(what),
+                text,
+            )
+        arrow(
+            axes,
+            (left + span / 2 - 0.1, low + 0.72),
+            (left + span / 2 - 0.1, low + 0.48),
+            COLOURS["travels"],
+            2.4,
+        )
         if shared:
             arrow(axes, (left + 0.5, low), (left + 0.5, 0.44), patchA=None)
-    box(axes, 0.28, low + 0.12, 6.64, 0.36, COLOURS["travels"], travels, color="white", weight="bold")
+    box(
+        axes,
+        0.28,
+        low + 0.12,
+        6.64,
+        0.36,
+        COLOURS["travels"],
+        travels,
+        color="white",
+        weight="bold",
+    )
     if shared:
         box(axes, 0.1, 0.06, 7.0, 0.38, COLOURS["waiting"], shared)
     return figure
@@ -31,9 +68,11 @@ def workers(processes: dict, title: str, travels: str, shared: str = "") -> Figu
 
 @styled()
 def shards(policies: dict, total: int, title: str) -> Figure:
-    """Who sees which of the examples 0 to total - 1, step by step: `{policy: [[[example, …], …] of each worker]}`.
+    """Who sees which of the examples 0 to total - 1, step by step: `{policy:
+    [[[example, …], …] of each worker]}`.
 
-    An example that is seen twice is drawn in the colour of what is wrong; those that nobody sees are named.
+    An example that is seen twice is drawn in the colour of what is wrong; those that
+    nobody sees are named.
     """
     line, square, count = 0.3, 0.25, len(next(iter(policies.values())))
     tall = count * line + 0.42
@@ -43,13 +82,26 @@ def shards(policies: dict, total: int, title: str) -> Figure:
         flat = [example for steps in seen for step in steps for example in step]
         twice = sum(flat.count(example) > 1 for example in range(total))
         missing = [str(example) for example in range(total) if example not in flat]
-        notes = [f"{max(map(len, seen))} steps"] + [f"{twice} example{'s' * (twice > 1)} twice"] * bool(twice)
-        notes += ["never: " + ", ".join(missing)] * bool(missing)
+        notes = [f"{max(map(len, seen))} steps"]
+        if twice:
+            notes.append(f"{counted(twice, 'example')} twice")
+        if missing:
+            notes.append("never: " + ", ".join(missing))
         axes.text(0.05, top - 0.14, policy, va="center", weight="bold", size=10)
-        axes.text(7.15, top - 0.14, " · ".join(notes), va="center", ha="right", size=9, color=MUTED)
+        axes.text(
+            7.15,
+            top - 0.14,
+            " · ".join(notes),
+            va="center",
+            ha="right",
+            size=9,
+            color=MUTED,
+        )
         for worker, steps in enumerate(seen):
             x, y = 1.0, top - 0.3 - line * (worker + 1) + 0.05
-            axes.text(0.12, y + 0.12, f"worker {worker}", va="center", size=9, color=MUTED)
+            axes.text(
+                0.12, y + 0.12, f"worker {worker}", va="center", size=9, color=MUTED
+            )
             for step in steps:
                 for example in step:
                     fill = COLOURS["wrong" if flat.count(example) > 1 else "inputs"]
@@ -61,24 +113,47 @@ def shards(policies: dict, total: int, title: str) -> Figure:
 
 @styled()
 def parameter_server(title: str) -> Figure:
-    """A parameter server between two workers, which fetch weights and bring gradients; a chief hands out the work."""
+    """A parameter server between two workers, which fetch weights and bring gradients;
+    a chief hands out the work.
+    """
     figure, axes = canvas(title, 2.7)
     own = [("a batch", "inputs"), ("gradients", "gradients")]
     processes = {
-        "worker 0": (0.1, 0.1, own), "worker 1": (5.4, 0.1, own),
+        "worker 0": (0.1, 0.1, own),
+        "worker 1": (5.4, 0.1, own),
         "chief": (2.75, 1.65, [("a queue of work", "waiting")]),
-        "parameter server": (2.75, 0.1, [("weights", "weights"), ("optimizer", "optimizer")]),
-    }  # fmt: skip
+        "parameter server": (
+            2.75,
+            0.1,
+            [("weights", "weights"), ("optimizer", "optimizer")],
+        ),
+    }
     for name, (left, low, contents) in processes.items():
         box(axes, left, low, 1.7, 0.45 + 0.42 * len(contents), dashed=True)
         label(axes, left + 0.85, low + 0.25 + 0.42 * len(contents), name, weight="bold")
         for k, (text, what) in enumerate(contents):
-            box(axes, left + 0.12, low + 0.09 + 0.42 * (len(contents) - 1 - k), 1.46, 0.34, colour(what), text)
+            box(
+                axes,
+                left + 0.12,
+                low + 0.09 + 0.42 * (len(contents) - 1 - k),
+                1.46,
+                0.34,
+                colour(what),
+                text,
+            )
     for start, end in ((2.75, 1.8), (4.45, 5.4)):
         arrow(axes, (start, 0.75), (end, 0.75), COLOURS["travels"], 2)
         arrow(axes, (end, 0.4), (start, 0.4), COLOURS["travels"], 2)
         for y, text in ((0.9, "weights"), (0.22, "gradients")):
-            label(axes, (start + end) / 2, y, text, size=9, color=COLOURS["travels"], weight="bold")
+            label(
+                axes,
+                (start + end) / 2,
+                y,
+                text,
+                size=9,
+                color=COLOURS["travels"],
+                weight="bold",
+            )
     arrow(axes, (2.75, 2.1), (1.0, 1.4))
     arrow(axes, (4.45, 2.1), (6.2, 1.4))
     return figure

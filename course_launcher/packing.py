@@ -6,24 +6,26 @@ from typing import Any
 
 
 def pack(value: Any) -> bytes:
-    """Return cloudpickle's form of any value; `pickle.loads` makes the value of it again.
+    """Return cloudpickle's form of any value; `pickle.loads` makes the value of it
+    again.
 
-    cloudpickle forgets in which file a function stood. Here its name is kept: it leads to
-    the source of the notebook's cell, which AutoGraph and tracebacks show.
+    cloudpickle forgets in which file a function stood. Here its name is kept: it leads
+    to the source of the notebook's cell, which AutoGraph and tracebacks show.
 
     Raises:
         whatever the value's own type raises, if it cannot be pickled.
     """
     import cloudpickle
 
-    reduce_code = cloudpickle.Pickler.dispatch_table[types.CodeType]
+    table: Any = cloudpickle.Pickler.dispatch_table
+    reduce_code = table[types.CodeType]
 
     def reduce_code_with_filename(code):
         build, parts = reduce_code(code)[:2]
         return _build_code, (code.co_filename, build, parts)
 
     class Pickler(cloudpickle.Pickler):
-        dispatch_table = cloudpickle.Pickler.dispatch_table.new_child({types.CodeType: reduce_code_with_filename})
+        dispatch_table = table.new_child({types.CodeType: reduce_code_with_filename})
 
     file = io.BytesIO()
     Pickler(file, protocol=5).dump(value)

@@ -1,8 +1,8 @@
 """One run, in a process of its own: it starts the workers, listens to them, ends them.
 
-All that the workers start descends from this process, and from no other run's: so it can
-end everything. When the notebook's end of the connection goes, the run ends; when this
-process goes, the workers end.
+All that the workers start descends from this process, and from no other run's: so it
+can end everything. When the notebook's end of the connection goes, the run ends; when
+this process goes, the workers end.
 """
 
 import collections
@@ -34,8 +34,9 @@ LOG_LINE = re.compile(
 """What TensorFlow logs, whatever TF_CPP_MIN_LOG_LEVEL says: I, W and E for information,
 warnings and errors; and JAX 0.12, before it raises: where in Python that is."""
 MOST_SHOWN = 2**16
-"""Characters of a worker's output that are passed on. The last lines go into an error in
-any case."""
+"""Characters of a worker's output that are passed on. The last lines go into an error
+in any case.
+"""
 MOST_LOGGED = 25
 """Lines of a worker's output that an error shows."""
 LONGEST_LINE = 4096
@@ -118,11 +119,12 @@ class Deadline:
 def conduct(connection: int, method: str = "spawn") -> None:
     """Be the process of a run: do a `Job` for the notebook, then end.
 
-    The notebook hears notes (kind, content): ("ready", this process's number); ("line", a
-    text to print), ("folder", where the temporary files are) and ("alive", None); at the
-    end ("ended", (index of the worker that failed first, or None, all outcomes)), and
-    then each worker's packed value as bytes. Instead of that ("cannot start", why),
-    ("cannot write", why), or ("traceback", text) for an error of this process itself.
+    The notebook hears notes (kind, content): ("ready", this process's number); ("line",
+        a text to print), ("folder", where the temporary files are) and ("alive", None);
+        at the end ("ended", (index of the worker that failed first, or None, all
+        outcomes)), and then each worker's packed value as bytes. Instead of that
+        ("cannot start", why), ("cannot write", why), or ("traceback", text) for an
+        error of this process itself.
 
     Args:
         connection: a file descriptor.
@@ -210,7 +212,8 @@ def reserved_ports(count: int):
     """Yield bound sockets, so that nobody else gets their ports.
 
     Each worker keeps its own as long as it lives. They do not listen, and so, on Linux,
-    leave their port to a server that sets SO_REUSEADDR as they do; gRPC's does. On macOS
+    leave their port to a server that sets SO_REUSEADDR as they do; gRPC's does. On
+    macOS
     they would be in its way: there a worker closes its own just before the function
     runs, and for the seconds until TensorFlow listens somebody else could get the port.
     """
@@ -234,7 +237,9 @@ class Worker:
         open: the pipes from which something may still come, and what reads each.
     """
 
-    def __init__(self, name: str, prefix: str, env: dict[str, str], notebook: Connection):
+    def __init__(
+        self, name: str, prefix: str, env: dict[str, str], notebook: Connection
+    ):
         self.prefix, self.env, self.notebook = prefix, env, notebook
         level = env.get("TF_CPP_MIN_LOG_LEVEL", "0")
         self.hidden_levels = "IWE"[: int(level) if level.isdigit() else 0]
@@ -264,7 +269,7 @@ class Worker:
         if sys.platform != "linux":
             port.close()
 
-    def read(self, pipe: Connection) -> None:
+    def read(self, pipe: Any) -> None:
         """Take in what has come through a pipe; if it is closed, forget it."""
         try:
             self.open[pipe]()
@@ -340,8 +345,8 @@ def _described_exit(code):
 class Listener:
     """Passes on what the workers print, and decides when the run has ended.
 
-    is_hurried: whether nobody waits for the others' errors once one was killed, since all
-    are started again.
+    is_hurried: whether nobody waits for the others' errors once one was killed, since
+        all are started again.
     """
 
     def __init__(self, job, notebook, workers, deadline, is_hurried):
@@ -391,7 +396,9 @@ class Listener:
     def _note_who_is_late(self):
         for worker in self.awaited:
             is_running = worker.outcome.kind == "running"
-            if is_running and (self.deadline.kind == "deadline" or not worker.has_begun):
+            if is_running and (
+                self.deadline.kind == "deadline" or not worker.has_begun
+            ):
                 worker.outcome.kind = self.deadline.kind
                 worker.outcome.type = f"{self.deadline.allowed:g}"
 

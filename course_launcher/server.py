@@ -1,9 +1,9 @@
 """Where the process of a run comes from: a server that has loaded TensorFlow and Keras.
 
 It forks that process in hundredths of a second, where a fresh interpreter imports
-TensorFlow for seconds; and all share the memory of what is loaded. Forking is right here:
-importing TensorFlow, Keras and JAX starts none of their runtimes (devices, CUDA, gRPC
-come when they are first used).
+TensorFlow for seconds; and all share the memory of what is loaded. Forking is right
+here: importing TensorFlow, Keras and JAX starts none of their runtimes (devices, CUDA,
+gRPC come when they are first used).
 """
 
 import atexit
@@ -100,7 +100,7 @@ class RunProcess:
                 os.kill(self.number, signal.SIGKILL)
 
     def close(self) -> None:
-        """Close the connection: that ends it. Wait until it is gone, for a short time."""
+        """Close the connection, which ends it. Wait until it is gone, a short time."""
         self.connection.close()
         until = time.monotonic() + LAST_MOMENTS
         while self._is_there() and time.monotonic() < until:
@@ -124,8 +124,8 @@ _lock = threading.Lock()
 def start_run(envs: list[dict[str, str]], seconds: float) -> RunProcess:
     """Return a new process that conducts a run.
 
-    It waits until all is loaded. Should a server end meanwhile, because TensorFlow aborts
-    when it is imported, say, the run gets fresh interpreters.
+    It waits until all is loaded. Should a server end meanwhile, because TensorFlow
+    aborts when it is imported, say, the run gets fresh interpreters.
 
     Args:
         envs: for each worker, the variables besides this process's own.
@@ -182,7 +182,8 @@ def serve(requests: int) -> None:
         with contextlib.suppress(ImportError):  # where it is missing, a worker says so
             importlib.import_module(name)
     gc.freeze()  # else a collection in a worker would copy what it shares
-    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody asks how a run's process ends
+    # nobody asks how a run's process ends
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)
     warnings.filterwarnings("ignore", r".*fork\(\)")  # Python's and JAX's, of threads
     with socket.socket(fileno=requests) as connections:
         while fds := socket.recv_fds(connections, 1, 1)[1]:

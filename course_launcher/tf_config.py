@@ -1,4 +1,6 @@
-"""TF_CONFIG, the text from which each process of a cluster learns where all of them are, and which one it is."""
+"""TF_CONFIG, the text from which each process of a cluster learns where all of them
+are, and which one it is.
+"""
 
 import ipaddress
 import json
@@ -17,128 +19,220 @@ LOOK_UP = 5
 def build_tf_config(workers: list[str], index: int) -> str:
     """The value of TF_CONFIG for one of several workers, as JSON text.
 
-    workers: each worker's address, `"host:port"`, the same list in the same order for all of them.
+    workers: each worker's address, `"host:port"`, the same list in the same order for
+        all of them.
     index: which of them this is, from 0; worker 0 is the chief.
 
-    Raises ValueError for an empty list, an address that is none, or an index that is not in the list.
+    Raises ValueError for an empty list, an address that is none, or an index that is
+    not in the list.
     """
     if isinstance(workers, str) or not workers:
         raise ValueError(
-            f"workers={workers!r}: must be a list of addresses, such as ['10.0.0.1:2222', '10.0.0.2:2222']"
+            f"workers={workers!r}: must be a list of addresses, such as "
+            "['10.0.0.1:2222', '10.0.0.2:2222']"
         )
     for address in workers:
         if not _split(address):
-            raise ValueError(f"workers: {address!r} is no address; it must be 'host:port', with a port from 1 to 65535")
+            raise ValueError(
+                f"workers: {address!r} is no address; it must be 'host:port', with a "
+                "port from 1 to 65535"
+            )
     index = whole_number("index", index, 0, len(workers) - 1, "the last of the workers")
-    return json.dumps({"cluster": {"worker": list(workers)}, "task": {"type": "worker", "index": index}})
+    return json.dumps(
+        {
+            "cluster": {"worker": list(workers)},
+            "task": {"type": "worker", "index": index},
+        }
+    )
 
 
 def check_tf_config(text: str) -> list[str]:
-    """What is wrong with this value of TF_CONFIG, as a list of sentences, each with the remedy; empty if all is well.
+    """What is wrong with this value of TF_CONFIG, as a list of sentences, each with the
+    remedy; empty if all is well.
 
-    It looks at the text, looks up the hosts, and tries whether this process's own port is free on this machine: so
-    ask on the machine, and before the strategy is made.
+    It looks at the text, looks up the hosts, and tries whether this process's own port
+    is free on this machine: so ask on the machine, and before the strategy is made.
     """
     try:
         config = json.loads(text)
     except (TypeError, ValueError) as problem:
-        place = f" (line {problem.lineno}, column {problem.colno})" if isinstance(problem, json.JSONDecodeError) else ""
-        return [f"it is not JSON{place}: write it with json.dumps, or with build_tf_config"]
+        place = (
+            f" (line {problem.lineno}, column {problem.colno})"
+            if isinstance(problem, json.JSONDecodeError)
+            else ""
+        )
+        return [
+            f"it is not JSON{place}: write it with json.dumps, or with build_tf_config"
+        ]
     config = config if isinstance(config, dict) else {}
-    cluster, task = config.get("cluster"), config.get("task")
-    parts = {"cluster": cluster, "task": task}
-    if findings := [_missing(name) for name, value in parts.items() if not (isinstance(value, dict) and value)]:
-        return findings
+    parts = {name: config.get(name) for name in ("cluster", "task")}
+    missing = [
+        _missing(name)
+        for name, value in parts.items()
+        if not (isinstance(value, dict) and value)
+    ]
+    if missing:
+        return missing
+    cluster, task = config["cluster"], config["task"]
     findings = _role_findings(cluster, task)
-    names, places = {}, {}
+    names, hosts, ports, places = {}, {}, {}, {}
     for role, addresses in cluster.items():
         for index, address in _tasks(addresses).items():
             name, parts = f"{role} {index}", _split(address)
             if not parts:
-                findings.append(f"{name}'s address {address!r} is not 'host:port' with a port from 1 to 65535")
+                findings.append(
+                    f"{name}'s address {address!r} is not 'host:port' with a port from "
+                    "1 to 65535"
+                )
             elif address in names:
-                findings.append(f"{names[address]} and {name} have the same address, {address}: each needs its own")
+                findings.append(
+                    f"{names[address]} and {name} have the same address, {address}: "
+                    "each needs its own"
+                )
             else:
                 names[address] = name
+                hosts[name], ports[name] = parts
                 findings += _place_findings(name, *parts, places)
-    hosts = {name: _split(address)[0] for address, name in names.items()}
-    here = [name for name, host in hosts.items() if re.fullmatch(r"localhost|127\.[\d.]+|::1", host)]
+    here = [
+        name
+        for name, host in hosts.items()
+        if re.fullmatch(r"localhost|127\.[\d.]+|::1", host)
+    ]
     if 0 < len(here) < len(hosts):
         findings.append(
-            f"{here[0]}'s host {hosts[here[0]]!r} is on each machine that machine itself: "
-            "where there are several, write its name or address"
+            f"{here[0]}'s host {hosts[here[0]]!r} is on each machine that machine "
+            "itself: where there are several, write its name or address"
         )
-    own = [address for address, name in names.items() if name == f"{task.get('type')} {task.get('index')}"]
-    if own and not _free(port := _split(own[0])[1]):
-        findings.append(f"port {port} of this machine is taken: end the program that has it, or choose another port")
+    port = ports.get(f"{task.get('type')} {task.get('index')}")
+    if port is not None and not _free(port):
+        findings.append(
+            f"port {port} of this machine is taken: end the program that has it, or "
+            "choose another port"
+        )
     return findings
 
 
 def _tasks(addresses):
-    """`{index: address}` of a role's list, or of TensorFlow's sparse `{"1": address}`; empty for anything else."""
+    """`{index: address}` of a role's list, or of TensorFlow's sparse `{"1": address}`;
+    empty for anything else.
+    """
     if isinstance(addresses, list):
         return {str(index): address for index, address in enumerate(addresses)}
-    return addresses if isinstance(addresses, dict) and all(index.isdecimal() for index in addresses) else {}
+    return (
+        addresses
+        if isinstance(addresses, dict) and all(index.isdecimal() for index in addresses)
+        else {}
+    )
 
 
 def _missing(key):
     if key == "cluster":
-        return "'cluster' is missing: it must map each role to its addresses, {'worker': ['host:port', …]}"
-    return "'task' is missing: it must say which process this is, {'type': 'worker', 'index': 0}"
+        return (
+            "'cluster' is missing: it must map each role to its addresses, {'worker': "
+            "['host:port', …]}"
+        )
+    return (
+        "'task' is missing: it must say which process this is, {'type': 'worker', "
+        "'index': 0}"
+    )
 
 
 def _role_findings(cluster, task):
     old, known = {"master": " (an old name of 'chief')"}, ", ".join(ROLES)
     findings = [
-        f"'cluster' knows no role {role!r}: {known}{old.get(role, '')}" for role in cluster if role not in ROLES
+        f"'cluster' knows no role {role!r}: {known}{old.get(role, '')}"
+        for role in cluster
+        if role not in ROLES
     ]
     for role, addresses in cluster.items():
         if not _tasks(addresses):
-            findings.append(f"cluster[{role!r}] must be a list of addresses, ['host:port', …]")
+            findings.append(
+                f"cluster[{role!r}] must be a list of addresses, ['host:port', …]"
+            )
     role, index = task.get("type"), task.get("index")
-    findings += [f"task[{key!r}] is missing" for key in ("type", "index") if key not in task]
-    if role == "evaluator" and role not in cluster:  # it is none of them: so Kubeflow's TFJob writes it
+    findings += [
+        f"task[{key!r}] is missing" for key in ("type", "index") if key not in task
+    ]
+    # it is none of them: so Kubeflow's TFJob writes it
+    if role == "evaluator" and role not in cluster:
         return findings
     if "type" in task and role not in list(cluster):
-        findings.append(f"the task's type is {role!r}, and 'cluster' has no such role: {', '.join(cluster)}")
+        findings.append(
+            f"the task's type is {role!r}, and 'cluster' has no such role: "
+            f"{', '.join(cluster)}"
+        )
     elif "index" in task and (tasks := _tasks(cluster.get(role))):
-        allowed = f"a whole number from 0 to {len(tasks) - 1}" if isinstance(cluster[role], list) else ", ".join(tasks)
+        allowed = (
+            f"a whole number from 0 to {len(tasks) - 1}"
+            if isinstance(cluster[role], list)
+            else ", ".join(tasks)
+        )
         if isinstance(index, bool) or str(index) not in tasks:  # "0" is read as 0
             findings.append(f"the task's index is {index!r}, and must be {allowed}")
     return findings
 
 
 def _split(address):
-    """`(host, port)` of "host:port" or "[IPv6 address]:port"; None for anything else."""
-    parts = re.fullmatch(r"(\[[0-9a-fA-F:.]+\]|[^\s:/\[\]]+):(\d{1,5})", address) if isinstance(address, str) else None
-    return (parts[1].strip("[]"), int(parts[2])) if parts and 0 < int(parts[2]) < 2**16 else None
+    """Return `(host, port)` of "host:port" or "[IPv6]:port"; None for anything else."""
+    parts = (
+        re.fullmatch(r"(\[[0-9a-fA-F:.]+\]|[^\s:/\[\]]+):(\d{1,5})", address)
+        if isinstance(address, str)
+        else None
+    )
+    return (
+        (parts[1].strip("[]"), int(parts[2]))
+        if parts and 0 < int(parts[2]) < 2**16
+        else None
+    )
 
 
 def _place_findings(name, host, port, places):
-    """Findings on where an address leads; `places` maps what was found before to the name that has it."""
+    """Findings on where an address leads; `places` maps what was found before to the
+    name that has it.
+    """
     numbers = _look_up(host)
     if not numbers:
-        return [f"{name}'s host {host!r} is not found: check its spelling, or write its IP address"]
+        return [
+            (
+                f"{name}'s host {host!r} is not found: check its spelling, or write "
+                "its IP address"
+            )
+        ]
     findings = []
     if any(number.is_global for number in numbers):
         findings.append(
-            f"{name}'s host {host!r} is a public address, and TensorFlow's servers obey whoever connects: "
-            "use the addresses of a private network"
+            f"{name}'s host {host!r} is a public address, and TensorFlow's servers "
+            "obey whoever connects: use the addresses of a private network"
         )
-    place = ("this machine" if any(number.is_loopback for number in numbers) else min(map(str, numbers)), port)
+    place = (
+        "this machine"
+        if any(number.is_loopback for number in numbers)
+        else min(map(str, numbers)),
+        port,
+    )
     if place in places:
-        findings.append(f"{places[place]} and {name} are on one machine with one port, {port}: each needs its own")
+        findings.append(
+            f"{places[place]} and {name} are on one machine with one port, {port}: "
+            "each needs its own"
+        )
     places.setdefault(place, name)
     return findings
 
 
 def _look_up(host):
-    """The host's IP addresses; none if it is not found in time (by a thread, since a look-up has no deadline)."""
+    """The host's IP addresses; none if it is not found in time (by a thread, since a
+    look-up has no deadline).
+    """
     answers = queue.SimpleQueue()
 
     def ask():
         try:
-            answers.put({ipaddress.ip_address(answer[4][0].split("%")[0]) for answer in socket.getaddrinfo(host, None)})
+            answers.put(
+                {
+                    ipaddress.ip_address(str(answer[4][0]).split("%")[0])
+                    for answer in socket.getaddrinfo(host, None)
+                }
+            )
         except (OSError, UnicodeError):
             answers.put(set())
 
@@ -150,7 +244,9 @@ def _look_up(host):
 
 
 def _free(port):
-    """Whether a server could listen on this port of this machine, on every interface, as TensorFlow's does."""
+    """Whether a server could listen on this port of this machine, on every interface,
+    as TensorFlow's does.
+    """
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:

@@ -31,8 +31,9 @@ STARTING = 300
 """Seconds within which all workers must have begun. Only then their `timeout` counts:
 loading takes long on a busy machine, and is no fault of theirs."""
 SILENCE = 60
-"""Seconds without a sign of life from the process of a run, which gives one each second.
-Then it is given up."""
+"""Seconds without a sign of life from the process of a run, which gives one each
+second. Then it is given up.
+"""
 CLOSING = 20
 """Seconds in which everything of a run must be gone when it ends."""
 
@@ -52,34 +53,34 @@ def run_on_workers(
 
     On Linux the workers are forked from a process that has loaded TensorFlow and Keras;
     it starts with the first run and ends with this process. There is another one where
-    `env` holds what is read when these are imported (TF_…, KERAS_…, XLA_…, JAX_…, OMP_…).
-    Their random numbers differ. Where `env` holds PYTHON… or LD_…, or each worker imports
-    with other variables, on macOS, and beside a TPU, they are fresh interpreters, which
-    takes seconds.
+    `env` holds what is read when these are imported (TF_…, KERAS_…, XLA_…, JAX_…,
+    OMP_…). Their random numbers differ. Where `env` holds PYTHON… or LD_…, or each
+    worker imports with other variables, on macOS, and beside a TPU, they are fresh
+    interpreters, which takes seconds.
 
     What a worker prints appears here at once, its index in front. A worker that has
     returned stays until all have, because the others may still need its server. Workers
     see no GPU unless `env` sets CUDA_VISIBLE_DEVICES: one GPU cannot serve two of them.
-    TMPDIR is a folder of each one's own, gone after the run, unless `env` names another.
-    At the end, after an error, when the cell is interrupted and when this process is
-    killed, all workers and what they started are killed (on macOS not what has begun a
-    session of its own).
+    TMPDIR is a folder of each one's own, gone after the run, unless `env` names
+    another. At the end, after an error, when the cell is interrupted and when this
+    process is killed, all workers and what they started are killed (on macOS not what
+    has begun a session of its own).
 
     Args:
-        function: any function, such as one written in a notebook's cell. It travels with
-            what it refers to and with its source; what cannot travel (a strategy, a lock)
-            must be made inside it. Its results travel back.
+        function: any function, such as one written in a notebook's cell. It travels
+            with what it refers to and with its source; what cannot travel (a strategy,
+            a lock) must be made inside it. Its results travel back.
         args: its arguments.
-        workers: how many processes, from 1 to 64. Each finds its place in TF_CONFIG, with
-            a port of this machine that is its own while it lives (a server that is not
-            gRPC's must set SO_REUSEADDR to listen there).
+        workers: how many processes, from 1 to 64. Each finds its place in TF_CONFIG,
+            with a port of this machine that is its own while it lives (a server that is
+            not gRPC's must set SO_REUSEADDR to listen there).
         timeout: seconds from when all of them have begun, restarts included. What is
             loaded before may take 300 more.
-        restarts: how often all of them are started again after one *died* (was killed, or
-            left without returning). Not after an exception, which would come again, nor
-            after the deadline.
-        env: environment variables for the workers, added to this process's: a dict, or a
-            function from a worker's index to one. COURSE_ATTEMPT counts the restarts.
+        restarts: how often all of them are started again after one *died* (was killed,
+            or left without returning). Not after an exception, which would come again,
+            nor after the deadline.
+        env: environment variables for the workers, added to this process's: a dict, or
+            a function from a worker's index to one. COURSE_ATTEMPT counts the restarts.
         coordinated: worker 0 coordinates the others. The run ends when it has returned,
             and how the others fare until then is its business: they may wait for ever,
             fail or die, and then None stands for what they returned.
@@ -88,8 +89,8 @@ def run_on_workers(
         What each worker returned, in their order.
 
     Raises:
-        WorkerError: when a worker raises, dies, or misses the deadline (the others get 12
-            seconds to say what they noticed).
+        WorkerError: when a worker raises, dies, or misses the deadline (the others get
+            12 seconds to say what they noticed).
         ValueError: for arguments that make no sense or cannot travel.
         RuntimeError: on other systems than Linux and macOS, or when processes cannot be
             started or temporary files not be written.
@@ -110,12 +111,14 @@ def run_on_workers(
     )
 
 
-def run_in_process(function: Callable, *args, env: Environment = None, timeout: float = 120) -> Any:
+def run_in_process(
+    function: Callable, *args, env: Environment = None, timeout: float = 120
+) -> Any:
     """Run `function(*args)` in one process of its own, and return what it returns.
 
     For what must not happen in this process, or cannot any more: a crash, another Keras
-    backend, other devices. There is no TF_CONFIG, and it sees the GPUs that this process
-    sees. Everything else is as in `run_on_workers`.
+    backend, other devices. There is no TF_CONFIG, and it sees the GPUs that this
+    process sees. Everything else is as in `run_on_workers`.
     """
     (value,) = _run(
         _packed(function, args),
@@ -156,22 +159,24 @@ def _packed(function, args):
     """Return the call as bytes, with the source of the cells, which no file holds."""
     if not sys.platform.startswith(("linux", "darwin")):
         raise RuntimeError(
-            f"worker processes can be started on Linux and macOS, and this is {sys.platform}: on Windows use WSL2"
+            "worker processes can be started on Linux and macOS, and this is "
+            f"{sys.platform}: on Windows use WSL2"
         )
     if not callable(function):
         raise ValueError(f"function={function!r}: must be a function")
     cells = {}
     for name, entry in list(linecache.cache.items()):
         if len(entry) == 4 and not os.path.exists(name):
-            # Without a time of change: else linecache would look for a file, and forget.
+            # Without a time of change: else linecache would look for a file, and
+            # forget.
             cells[name] = (entry[0], None, *entry[2:])
     try:
         return pack((cells, function, args))
     except Exception as problem:  # every type has its own way to refuse
         raise ValueError(
-            f"function: {getattr(function, '__name__', function)} or its arguments cannot "
-            f"be sent to another process ({type(problem).__name__}: {message(problem)[0]})"
-            ": make such things inside the function"
+            f"function: {getattr(function, '__name__', function)} or its arguments "
+            f"cannot be sent to another process ({type(problem).__name__}: "
+            f"{message(problem)[0]}): make such things inside the function"
         ) from problem
 
 
@@ -204,13 +209,13 @@ def _start(envs):
         return server.start_run(envs, STARTING)
     except TimeoutError:
         raise RuntimeError(
-            "the process that starts the workers has not answered within "
-            f"{STARTING} seconds: close other programs, and try again"
+            f"the process that starts the workers has not answered within {STARTING} "
+            "seconds: close other programs, and try again"
         ) from None
     except server.ServerHasEnded:
         raise RuntimeError(
-            "the process that starts the workers ended before it started one: see what "
-            "python -c 'import course_launcher' says here"
+            "the process that starts the workers ended before it started one: see "
+            "what python -c 'import course_launcher' says here"
         ) from None
     except OSError as problem:
         raise RuntimeError(_cannot_start(problem.strerror)) from problem
@@ -218,20 +223,20 @@ def _start(envs):
 
 def _cannot_start(why):
     return (
-        f"a worker process cannot be started ({why}): this machine has too many processes "
-        "or too little memory; end some, or ask for fewer workers"
+        f"a worker process cannot be started ({why}): this machine has too many "
+        "processes or too little memory; end some, or ask for fewer workers"
     )
 
 
 def _cannot_write(why):
     return (
-        f"temporary files for the workers cannot be written ({why}): free some space, or "
-        "set TMPDIR to a folder that has some"
+        f"temporary files for the workers cannot be written ({why}): free some space, "
+        "or set TMPDIR to a folder that has some"
     )
 
 
 class _Conversation:
-    """What this process and the process of a run say to each other (see run.conduct)."""
+    """What this process and the process of a run tell each other (see run.conduct)."""
 
     def __init__(self, process):
         self.process = process
@@ -271,11 +276,15 @@ class _Conversation:
     def _next_note(self, seconds):
         if not self.connection.poll(seconds):
             self.has_answered = False
-            raise RuntimeError(f"the process of the run has not been heard of for {seconds:g} seconds")
+            raise RuntimeError(
+                f"the process of the run has not been heard of for {seconds:g} seconds"
+            )
         return self.connection.recv()
 
     def close(self):
-        """End the run, and wait until it has ended its workers; remove what it has left."""
+        """End the run, and wait until it has ended its workers; remove what it has
+        left.
+        """
         try:
             if self.has_answered:
                 self.connection.send_bytes(b"")  # anything ends it

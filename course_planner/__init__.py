@@ -1,10 +1,18 @@
-"""Arithmetic on paper: what each device holds and sends, how long a step takes, and which class to train with."""
+"""Arithmetic on paper: what each device holds and sends, how long a step takes, and
+which class to train with.
+"""
 
 # ruff: noqa: F401
 from course_planner import drawings
 from course_planner.advice import MACHINES, Machine, Recommendation, recommend
 from course_planner.formulas import ALGORITHMS, all_reduce_bytes, bubble_fraction
-from course_planner.layers import LayerCost, checkpointed, held_bytes, layer_costs, measured_activations
+from course_planner.layers import (
+    LayerCost,
+    checkpointed,
+    held_bytes,
+    layer_costs,
+    measured_activations,
+)
 from course_planner.parallelism import (
     OPTIMIZER_SLOTS,
     PARALLELISMS,

@@ -1,4 +1,6 @@
-"""Which class of Keras or TensorFlow to train with, on which machine, by the arithmetic of `parallelism`."""
+"""Which class of Keras or TensorFlow to train with, on which machine, by the arithmetic
+of `parallelism`.
+"""
 
 import bisect
 import math
@@ -9,20 +11,26 @@ from course_planner.formulas import mib
 from course_planner.layers import LayerCost, checkpointed
 from course_planner.parallelism import KINDS, Plan, StepTime, step_time
 from course_utils.arguments import finite_number, one_of, whole_number
+from course_utils.words import counted
 
 HEADROOM = 0.9
 """The share of a device's memory that a plan may fill."""
 UTILIZATION = 0.4
-"""The share of its peak that a training reaches: 0.21 to 0.46 for large models (Chowdhery et al., PaLM, 2022)."""
+"""The share of its peak that a training reaches: 0.21 to 0.46 for large models
+(Chowdhery et al., PaLM, 2022).
+"""
 
 
 @dataclass(frozen=True)
 class Machine:
     """What there is to train on.
 
-    memory: bytes of one device. flops: its peak per second, in the precision that is used. bandwidth_inside,
-    bandwidth_between: bytes/s that a device sends to another of its host, and that a host sends to another. latency:
-    seconds a message. price_per_hour: of all of it together; yours, since prices rot. kind: "GPU" or "TPU".
+    memory: bytes of one device. flops: its peak per second, in the precision that is
+        used. bandwidth_inside,
+    bandwidth_between: bytes/s that a device sends to another of its host, and that a
+        host sends to another. latency:
+    seconds a message. price_per_hour: of all of it together; yours, since prices rot.
+        kind: "GPU" or "TPU".
     """
 
     hosts: int
@@ -50,27 +58,41 @@ class Machine:
         return self.hosts * self.devices_per_host
 
     def bandwidth(self, devices: int) -> float:
-        """Bytes/s on the slowest link of a ring of this many devices, laid host by host."""
-        return self.bandwidth_inside if devices <= self.devices_per_host else self.bandwidth_between
+        """Bytes/s on the slowest link of a ring of this many devices, laid host by
+        host.
+        """
+        return (
+            self.bandwidth_inside
+            if devices <= self.devices_per_host
+            else self.bandwidth_between
+        )
 
 
 GIB, MOST_DEVICES = 2**30, 2**13
-MACHINES = {  # peaks in 16 bits without sparsity, one direction of a link. NVIDIA's sheets of the T4 (2018), the A100
-    # (2021) and the H100 SXM (2022), as quoted in November 2026; Google's of the v5e. Networks: AWS g4dn, p4de and p5.
-    "4 x T4": Machine(1, 4, 16 * GIB, 65e12, 16e9, 6.25e9),  # PCIe 3.0; 50 Gbit/s Ethernet
+# peaks in 16 bits without sparsity, one direction of a link. NVIDIA's sheets of the T4
+# (2018), the A100
+MACHINES = {
+    # (2021) and the H100 SXM (2022), as quoted in November 2026; Google's of the v5e.
+    # Networks: AWS g4dn, p4de and p5.
+    # PCIe 3.0; 50 Gbit/s Ethernet
+    "4 x T4": Machine(1, 4, 16 * GIB, 65e12, 16e9, 6.25e9),
     "8 x A100": Machine(1, 8, 80 * GIB, 312e12, 300e9, 50e9),  # NVLink 3; 400 Gbit/s
     "8 x H100": Machine(1, 8, 80 * GIB, 989e12, 450e9, 400e9),  # NVLink 4; 3,200 Gbit/s
-    "v5e-8": Machine(1, 8, 16 * GIB, 197e12, 200e9, 25e9, kind="TPU"),  # ICI; 2 x 100 Gbit/s
+    # ICI; 2 x 100 Gbit/s
+    "v5e-8": Machine(1, 8, 16 * GIB, 197e12, 200e9, 25e9, kind="TPU"),
 }
 
 
 @dataclass(frozen=True)
 class Recommendation:
-    """What to do: `use` is a class, or "nothing"; the rest says how, what it costs, and why.
+    """What to do: `use` is a class, or "nothing"; the rest says how, what it costs, and
+    why.
 
-    devices: how many of them; None where nothing fits. changes: what to change in the training first. step: its
-    StepTime. throughput: examples/s. efficiency: throughput / (devices x that of one, if one could). cost: of a million
-    examples, by the machine's price; None without one. left_out: what the plan does not count.
+    devices: how many of them; None where nothing fits. changes: what to change in the
+        training first. step: its
+    StepTime. throughput: examples/s. efficiency: throughput / (devices x that of one,
+        if one could). cost: of a million examples, by the machine's price; None without
+        one. left_out: what the plan does not count.
     """
 
     use: str
@@ -95,93 +117,181 @@ class Recommendation:
         lines = list(self.reasons) + [f"First {change}." for change in self.changes]
         if self.step:
             lines.append(f"The fullest device holds {self.memory}.")
-            sending = f" and sends for {_time(self.step.communication)}" if self.step.communication else ""
-            rate = f"{self.throughput:,.0f}" if self.throughput >= 100 else f"{self.throughput:.3g}"
-            speed = f"computes for {_time(self.step.compute)}{sending}: {rate} example{'s' * (rate != '1')}/s"
-            many = f", {self.efficiency:.0%} of {self.devices:,} times one device" if self.devices > 1 else ""
+            sending = (
+                f" and sends for {_time(self.step.communication)}"
+                if self.step.communication
+                else ""
+            )
+            rate = (
+                f"{self.throughput:,.0f}"
+                if self.throughput >= 100
+                else f"{self.throughput:.3g}"
+            )
+            speed = (
+                f"computes for {_time(self.step.compute)}{sending}: {rate} "
+                f"{'example' if rate == '1' else 'examples'}/s"
+            )
+            many = ""
+            if self.devices and self.devices > 1:
+                many = f", {self.efficiency:.0%} of {self.devices:,} times one device"
             lines.append(f"A step {speed}{many}.")
         if self.cost is not None:
             lines.append(f"A million examples cost {self.cost:,.2f}, at your price.")
         if self.left_out:
             lines.append(f"Left out: {', '.join(self.left_out)}.")
         lines = [answer, *(f"- {line}" for line in lines)]
-        return "\n".join(textwrap.fill(line, 72, subsequent_indent="  ") for line in lines)
+        return "\n".join(
+            textwrap.fill(line, 72, subsequent_indent="  ") for line in lines
+        )
 
 
-def recommend(layers: list[LayerCost], machine: Machine, global_batch_size: int, optimizer: str = "adam",
-              precision: str = "float32", headroom: float = HEADROOM,
-              utilization: float = UTILIZATION) -> Recommendation:  # fmt: skip
-    """What to train this model with on this machine: the least change that fits, and all devices where they help.
+def recommend(
+    layers: list[LayerCost],
+    machine: Machine,
+    global_batch_size: int,
+    optimizer: str = "adam",
+    precision: str = "float32",
+    headroom: float = HEADROOM,
+    utilization: float = UTILIZATION,
+) -> Recommendation:
+    """What to train this model with on this machine: the least change that fits, and
+    all devices where they help.
 
-    First it looks for what one device can do: the batch as it is, accumulated in parts, with Keras' mixed precision,
-    with activation checkpointing. If that fits, more devices are used where data parallelism makes a step at least 1.2
-    times as fast. If not, the states are divided (ZeRO-3), then the layers, each with the same changes.
-    headroom: the share of a device's memory to fill at most. utilization: the share of `machine.flops` that is reached.
-    Raises ValueError for nonsense.
+    First it looks for what one device can do: the batch as it is, accumulated in parts,
+    with Keras' mixed precision, with activation checkpointing. If that fits, more
+    devices are used where data parallelism makes a step at least 1.2 times as fast. If
+    not, the states are divided (ZeRO-3), then the layers, each with the same changes.
+    headroom: the share of a device's memory to fill at most. utilization: the share of
+        `machine.flops` that is reached. Raises ValueError for nonsense.
     """
     if not isinstance(machine, Machine):
-        raise ValueError(f"machine={machine!r}: must be a Machine, such as planner.MACHINES['8 x A100']")
+        raise ValueError(
+            f"machine={machine!r}: must be a Machine, such as planner.MACHINES['8 x "
+            "A100']"
+        )
     base = Plan(layers, "one device", 1, global_batch_size, optimizer, precision)
     room = machine.memory * finite_number("headroom", headroom, 0, 1)
-    search = _Search(base, machine, room, machine.flops * finite_number("utilization", utilization, 0, 1))
+    search = _Search(
+        base,
+        machine,
+        room,
+        machine.flops * finite_number("utilization", utilization, 0, 1),
+    )
     alone = search.fitting("one device", 1)
-    counts = [n for n in range(machine.devices, 1, -1) if base.global_batch_size % n == 0]
+    counts = [
+        n for n in range(machine.devices, 1, -1) if base.global_batch_size % n == 0
+    ]
     if alone:
         many = search.fastest("data parallel", counts)
         if many and many.throughput > 1.2 * alone.throughput:
             return many
-        reason = ("More devices would not make a step 1.2 times as fast.",) * (machine.devices > 1)
-        return replace(alone, reasons=reason)
-    least = min(_largest(replace(base, global_batch_size=1, layers=costs, precision=kind)).total
-                for _, costs, kind in search.ways)  # fmt: skip
-    reasons = [f"One device would need {mib(least)} for a single example, at best, and may fill {mib(room)}."]
+        reasons = ()
+        if machine.devices > 1:
+            reasons = ("More devices would not make a step 1.2 times as fast.",)
+        return replace(alone, reasons=reasons)
+    least = min(
+        _largest(replace(base, global_batch_size=1, layers=costs, precision=kind)).total
+        for _, costs, kind in search.ways
+    )
+    reasons = [
+        (
+            f"One device would need {mib(least)} for a single example, at best, and "
+            f"may fill {mib(room)}."
+        )
+    ]
     for name in "ZeRO-3", "tensor parallel", "pipeline parallel":
-        best = search.fastest(name, counts if name == "ZeRO-3" else range(machine.devices, 1, -1))
+        best = search.fastest(
+            name, counts if name == "ZeRO-3" else range(machine.devices, 1, -1)
+        )
         if best:
             return replace(best, reasons=tuple(reasons))
         reasons.append(search.why_not(name))
-    return Recommendation("nothing", "nothing fits", None, reasons=tuple(reasons), left_out=_left_out(layers))
+    return Recommendation(
+        "nothing",
+        "nothing fits",
+        None,
+        reasons=tuple(reasons),
+        left_out=_left_out(layers),
+    )
 
 
 class _Search:
-    """The ways to train one model on one machine. room: bytes that a device may fill; speed: FLOP/s that it reaches."""
+    """The ways to train one model on one machine. room: bytes that a device may fill;
+    speed: FLOP/s that it reaches.
+    """
 
     def __init__(self, base, machine, room, speed):
         self.base, self.machine, self.room, self.speed = base, machine, room, speed
         self.ways = list(_ways(base))
-        alone = step_time(base.layers, "one device", 1, 1, flops_per_second=speed, bandwidth=1, latency=0)
+        alone = step_time(
+            base.layers,
+            "one device",
+            1,
+            1,
+            flops_per_second=speed,
+            bandwidth=1,
+            latency=0,
+        )
         self.one_example = alone.total
 
     def fastest(self, parallelism, counts):
-        """The fastest plan of this kind, of those that fit on one of these numbers of devices; or None."""
-        options = [option for count in counts if (option := self.fitting(parallelism, count))]
+        """The fastest plan of this kind, of those that fit on one of these numbers of
+        devices; or None.
+        """
+        options = [
+            option for count in counts if (option := self.fitting(parallelism, count))
+        ]
         return max(options, key=lambda option: option.throughput, default=None)
 
     def fitting(self, parallelism, devices):
-        """The plan with the least change that fits on this many devices, as a Recommendation; or None."""
+        """The plan with the least change that fits on this many devices, as a
+        Recommendation; or None.
+        """
         base, machine, kind = self.base, self.machine, KINDS[parallelism]
         batch = base.global_batch_size
         for changes, costs, precision in self.ways:
-            plan = {"layers": costs, "parallelism": parallelism, "devices": devices, "precision": precision}
+            plan = {
+                "layers": costs,
+                "parallelism": parallelism,
+                "devices": devices,
+                "precision": precision,
+            }
             try:
                 held = _largest(replace(base, **plan))
-            except ValueError:  # more devices than layers, or a graph that does not split
+            # more devices than layers, or a graph that does not split
+            except ValueError:
                 return None
-            parts = _parts(held, self.room, batch // (devices if kind.divides_batch else 1))
+            parts = _parts(
+                held, self.room, batch // (devices if kind.divides_batch else 1)
+            )
             if parts is None:
                 continue
             if parts > 1:
                 words = "the batch, one after the other (gradient_accumulation_steps)"
                 changes = (f"accumulate {parts:,} parts of {words}", *changes)
-            rates = {"bandwidth": machine.bandwidth(devices), "latency": machine.latency}
-            step = step_time(global_batch_size=batch, flops_per_second=self.speed, **plan, **rates)
-            cost = machine.price_per_hour and machine.price_per_hour / 3600 * step.total / batch * 1e6
+            rates = {
+                "bandwidth": machine.bandwidth(devices),
+                "latency": machine.latency,
+            }
+            step = step_time(
+                global_batch_size=batch, flops_per_second=self.speed, **plan, **rates
+            )
+            cost = (
+                machine.price_per_hour
+                and machine.price_per_hour / 3600 * step.total / batch * 1e6
+            )
             return Recommendation(
-                use=_class_for(parallelism, devices, machine), parallelism=parallelism, devices=devices,
-                changes=changes, memory=replace(held, activations=-(-held.activations // parts)), step=step,
-                throughput=batch / step.total, efficiency=self.one_example * batch / step.total / devices, cost=cost,
+                use=_class_for(parallelism, devices, machine),
+                parallelism=parallelism,
+                devices=devices,
+                changes=changes,
+                memory=replace(held, activations=math.ceil(held.activations / parts)),
+                step=step,
+                throughput=batch / step.total,
+                efficiency=self.one_example * batch / step.total / devices,
+                cost=cost,
                 left_out=_left_out(base.layers),
-            )  # fmt: skip
+            )
         return None
 
     def why_not(self, parallelism):
@@ -192,19 +302,29 @@ class _Search:
         except ValueError as problem:
             sentence = str(problem).removeprefix("layers: ")
             return f"{sentence[0].upper()}{sentence[1:]}."
-        most = {"ZeRO-3": batch, "pipeline parallel": len(self.base.layers)}.get(parallelism, MOST_DEVICES)
+        most = {"ZeRO-3": batch, "pipeline parallel": len(self.base.layers)}.get(
+            parallelism, MOST_DEVICES
+        )
         counts = range(2, min(most, MOST_DEVICES) + 1)
-        counts = [count for count in counts if parallelism != "ZeRO-3" or batch % count == 0]
-        at = bisect.bisect_left(counts, True, key=lambda count: self.fitting(parallelism, count) is not None)
-        words = f"Does not fit on your {have:,} device{'s' * (have > 1)}; {parallelism} would"
+        counts = [
+            count for count in counts if parallelism != "ZeRO-3" or batch % count == 0
+        ]
+        at = bisect.bisect_left(
+            counts, True, key=lambda count: self.fitting(parallelism, count) is not None
+        )
+        words = f"Does not fit on your {counted(have, 'device')}; {parallelism} would"
         if at < len(counts):
             return f"{words} need {counts[at]:,}."
-        why = f": {batch:,} examples divide no further" if parallelism == "ZeRO-3" else ""
+        why = (
+            f": {batch:,} examples divide no further" if parallelism == "ZeRO-3" else ""
+        )
         return f"{words} not fit on more either{why}."
 
 
 def _ways(plan):
-    """Plans for the same training, from the least change on: (words, layers, precision)."""
+    """Plans for the same training, from the least change on: (words, layers,
+    precision).
+    """
     saving = checkpointed(plan.layers, max(1, math.isqrt(len(plan.layers))))
     mixed = ("set Keras' policy mixed_bfloat16 (mixed_float16 on a T4)",)
     again = ("recompute activations (keras.remat, a segment of layers each)",)
@@ -219,12 +339,18 @@ def _ways(plan):
 def _largest(plan):
     """The Memory of the device that needs most."""
     kind = KINDS[plan.parallelism]
-    which = range(plan.devices) if plan.parallelism == "pipeline parallel" else {0, plan.devices - 1}
+    which = (
+        range(plan.devices)
+        if plan.parallelism == "pipeline parallel"
+        else {0, plan.devices - 1}
+    )
     return max(kind.memory(plan, which), key=lambda memory: memory.total)
 
 
 def _parts(held, room, examples):
-    """In how many equal parts a device must take its examples to fit; None if one at a time does not."""
+    """In how many equal parts a device must take its examples to fit; None if one at a
+    time does not.
+    """
     spare = room - (held.total - held.activations)
     at_least = math.ceil(held.activations / spare) if spare > 0 else math.inf
     return next((parts for parts in _divisors(examples) if parts >= at_least), None)
@@ -238,11 +364,17 @@ def _divisors(number):
 def _class_for(parallelism, devices, machine):
     """The class of TensorFlow or Keras that trains so."""
     inside = devices <= machine.devices_per_host
-    several = "tf.distribute.MirroredStrategy" if inside else "tf.distribute.MultiWorkerMirroredStrategy, its own loop"
+    several = (
+        "tf.distribute.MirroredStrategy"
+        if inside
+        else "tf.distribute.MultiWorkerMirroredStrategy, its own loop"
+    )
     on_jax = "keras.distribution.ModelParallel on JAX, kernels cut along the"
     return {
         "one device": "no strategy (or tf.distribute.OneDeviceStrategy)",
-        "data parallel": ("tf.distribute.TPUStrategy" if machine.kind == "TPU" else several)
+        "data parallel": (
+            "tf.distribute.TPUStrategy" if machine.kind == "TPU" else several
+        )
         + ", or keras.distribution.DataParallel on JAX",
         "ZeRO-3": f"{on_jax} batch axis",
         "tensor parallel": f"{on_jax} model axis",
@@ -257,5 +389,10 @@ def _time(seconds):
 def _left_out(layers):
     """What the arithmetic does not count, in words."""
     guessed = [layer.name for layer in layers if layer.guess]
-    more = f"{', '.join(guessed[:3])}{' …' * (len(guessed) > 3)}: their FLOPs are guessed"
-    return ("the input, work space, what the framework keeps for itself", *[more] * bool(guessed))
+    left_out = "the input, work space, what the framework keeps for itself"
+    if not guessed:
+        return (left_out,)
+    names = ", ".join(guessed[:3])
+    if len(guessed) > 3:
+        names += " …"
+    return left_out, f"{names}: their FLOPs are guessed"

@@ -1,4 +1,6 @@
-"""What each layer of a Keras model costs: weights, saved activations, FLOPs; counted, and activations measured too."""
+"""What each layer of a Keras model costs: weights, saved activations, FLOPs; counted,
+and activations measured too.
+"""
 
 import contextlib
 import functools
@@ -7,25 +9,44 @@ import math
 from dataclasses import dataclass, replace
 
 from course_utils.arguments import one_of, whole_number
+from course_utils.words import counted
 
 KINDS = ("kernel", "attention", "elementwise", "whole", "view")
-ELEMENTWISE = ("BatchNormalization", "LayerNormalization", "GroupNormalization", "RMSNormalization", "PReLU")
+ELEMENTWISE = (
+    "BatchNormalization",
+    "LayerNormalization",
+    "GroupNormalization",
+    "RMSNormalization",
+    "PReLU",
+)
 WHOLE = ("Embedding", "Normalization", "UnitNormalization", "SpectralNormalization")
 VIEWS = ("Flatten", "Reshape")
 ATTENTION = ("MultiHeadAttention", "GroupedQueryAttention", "GroupQueryAttention")
-RECURRENT = ("LSTM", "GRU", "SimpleRNN", "RNN", "ConvLSTM1D", "ConvLSTM2D", "ConvLSTM3D")
+RECURRENT = (
+    "LSTM",
+    "GRU",
+    "SimpleRNN",
+    "RNN",
+    "ConvLSTM1D",
+    "ConvLSTM2D",
+    "ConvLSTM3D",
+)
 
 
 @dataclass(frozen=True)
 class LayerCost:
-    """One layer: trainable scalars, output values and forward FLOPs per example (whole numbers from 0 up).
+    """One layer: trainable scalars, output values and forward FLOPs per example (whole
+    numbers from 0 up).
 
-    kind: what tensor parallel makes of it. "kernel": split; "attention": split by heads inside; "elementwise": each
-    parameter acts on its own feature (BatchNormalization), and stays with it; "whole": a copy on each device; "view":
-    the input's memory in another shape (Flatten).
-    kept: saved activations, the values per example that the backward pass needs again; by default the outputs, of a
-    view none. inputs: the indices of the layers whose outputs it takes; None: the one before. guess: whether the FLOPs
-    are a guess, because what the layer computes is not known.
+    kind: what tensor parallel makes of it. "kernel": split; "attention": split by heads
+        inside; "elementwise": each parameter acts on its own feature
+        (BatchNormalization), and stays with it; "whole": a copy on each device; "view":
+        the input's memory in another shape (Flatten).
+    kept: saved activations, the values per example that the backward pass needs again;
+        by default the outputs, of a
+    view none. inputs: the indices of the layers whose outputs it takes; None: the one
+        before. guess: whether the FLOPs are a guess, because what the layer computes is
+        not known.
     """
 
     name: str
@@ -42,77 +63,124 @@ class LayerCost:
         if self.kept is None:
             object.__setattr__(self, "kept", 0 if self.kind == "view" else self.outputs)
         for field in ("parameters", "outputs", "flops", "kept"):
-            value = whole_number(f"{field} of layer {self.name!r}", getattr(self, field))
-            object.__setattr__(self, field, value)  # NumPy integers become Python's, which never overflow
+            value = whole_number(
+                f"{field} of layer {self.name!r}", getattr(self, field)
+            )
+            # NumPy integers become Python's, which never overflow
+            object.__setattr__(self, field, value)
 
 
 def layer_costs(model, input_shape: tuple | list | None = None) -> list[LayerCost]:
-    """The layers of any Keras model, in the order in which they compute, as a list of LayerCost.
+    """The layers of any Keras model, in the order in which they compute, as a list of
+    LayerCost.
 
-    model: Sequential, functional (nested, with skips, several inputs or outputs, shared layers), or a subclass that was
-        called once. It computes one example of zeros, so that every layer shows the shapes that it really has.
-    input_shape: of one example, where the model leaves a size open, such as (224, 224, 3); several inputs: a list.
+    model: Sequential, functional (nested, with skips, several inputs or outputs, shared
+        layers), or a subclass that was called once. It computes one example of zeros,
+        so that every layer shows the shapes that it really has.
+    input_shape: of one example, where the model leaves a size open, such as (224, 224,
+        3); several inputs: a list.
 
-    parameters: trainable scalars, each counted once. flops: 2 per multiply-add of the forward pass, without biases and
-    activation functions; attention's two products with the sequence lengths; 0 for embeddings, normalization and layers
-    without weights. A layer of the reader's own that has weights is counted by these, 2 each: a guess, and marked so.
-    Raises ValueError for what is no built Keras model, and where a size is open.
+    parameters: trainable scalars, each counted once. flops: 2 per multiply-add of the
+        forward pass, without biases and activation functions; attention's two products
+        with the sequence lengths; 0 for embeddings, normalization and layers without
+        weights. A layer of the reader's own that has weights is counted by these, 2
+        each: a guess, and marked so. Raises ValueError for what is no built Keras
+        model, and where a size is open.
     """
     import keras
 
     if not isinstance(model, keras.layers.Layer) or not model.built:
-        raise ValueError(f"model={model!r}: must be a built Keras model (give it an Input, or call it once)")
+        raise ValueError(
+            f"model={model!r}: must be a built Keras model (give it an Input, or call "
+            "it once)"
+        )
     calls, counted = _calls(model, _examples(model, input_shape)), set()
     costs, makers = [], {}
     for layer, taken, given in calls:
         fresh = [weight for weight in _weights(layer) if id(weight) not in counted]
         counted |= {id(weight) for weight in fresh}
         flops, kind, guess = _work(layer, taken, given)
-        inputs = tuple(sorted({makers[id(value)] for value in taken if id(value) in makers}))
+        inputs = tuple(
+            sorted({makers[id(value)] for value in taken if id(value) in makers})
+        )
         known = all(id(value) in makers for value in taken) or not costs
         before = (len(costs) - 1,) if costs else ()
         outputs = sum(math.prod(value.shape[1:]) for value in given)
         parameters = sum(math.prod(weight.shape) for weight in fresh)
         inputs = None if known and inputs == before else inputs
-        costs.append(LayerCost(layer.name, parameters, outputs, flops, kind, inputs=inputs, guess=guess))
+        costs.append(
+            LayerCost(
+                layer.name, parameters, outputs, flops, kind, inputs=inputs, guess=guess
+            )
+        )
         makers |= {id(value): len(costs) - 1 for value in given}
     if not costs:
         raise ValueError(f"model={model.name!r}: has no layers")
-    if left := [weight for weight in model.trainable_weights if id(weight) not in counted]:  # the reader's own, outside
-        parameters = sum(math.prod(weight.shape) for weight in left)  # the layers that compute
-        costs.append(LayerCost(f"{model.name}'s own", parameters, 0, 2 * parameters, "whole", guess=True))
+    # the reader's own, outside
+    if left := [
+        weight for weight in model.trainable_weights if id(weight) not in counted
+    ]:
+        # the layers that compute
+        parameters = sum(math.prod(weight.shape) for weight in left)
+        costs.append(
+            LayerCost(
+                f"{model.name}'s own",
+                parameters,
+                0,
+                2 * parameters,
+                "whole",
+                guess=True,
+            )
+        )
     return costs
 
 
 def _examples(model, input_shape):
-    """One example of zeros for each input of the model, in the structure that it takes."""
+    """Return an example of zeros for each input of the model, in their structure."""
     import keras
     import numpy as np
 
     try:
         inputs = model.input
-    except (AttributeError, ValueError):  # a subclass: the shapes with which it was called
+    # a subclass: the shapes with which it was called
+    except (AttributeError, ValueError):
         config = model.get_build_config() or {}
         shapes = config.get("input_shape") or config.get("shapes_dict")
         if not shapes:
-            raise ValueError(f"model={model.name!r}: call it once, so that its inputs are known") from None
+            raise ValueError(
+                f"model={model.name!r}: call it once, so that its inputs are known"
+            ) from None
         inputs = keras.tree.map_shape_structure(keras.KerasTensor, shapes)
     leaves = keras.tree.flatten(inputs)
-    several = input_shape is not None and len(input_shape) > 0 and not isinstance(input_shape[0], int)
-    shapes = [tuple(leaf.shape)[1:] for leaf in leaves] if input_shape is None else list(input_shape)
+    several = (
+        input_shape is not None
+        and len(input_shape) > 0
+        and not isinstance(input_shape[0], int)
+    )
+    shapes = (
+        [tuple(leaf.shape)[1:] for leaf in leaves]
+        if input_shape is None
+        else list(input_shape)
+    )
     shapes = shapes if several or input_shape is None else [tuple(input_shape)]
     if len(shapes) != len(leaves) or any(None in shape for shape in shapes):
         open_shapes = [tuple(leaf.shape)[1:] for leaf in leaves]
         raise ValueError(
-            f"input_shape={input_shape!r}: must name every size of model {model.name!r}'s "
-            f"{len(leaves)} input{'s' * (len(leaves) > 1)}, which are {open_shapes}; such as (224, 224, 3)"
+            f"input_shape={input_shape!r}: must name every size of model "
+            f"{model.name!r}'s {counted(len(leaves), 'input')}, which are "
+            f"{open_shapes}; such as (224, 224, 3)"
         )
-    zeros = [np.zeros((1, *shape), leaf.dtype) for leaf, shape in zip(leaves, shapes, strict=True)]
+    zeros = [
+        np.zeros((1, *shape), leaf.dtype)
+        for leaf, shape in zip(leaves, shapes, strict=True)
+    ]
     return keras.tree.pack_sequence_as(inputs, zeros)
 
 
 def _calls(model, example):
-    """`[(layer, tensors taken, tensors given), …]` of all layers that compute, as one call of the model shows them."""
+    """`[(layer, tensors taken, tensors given), …]` of all layers that compute, as one
+    call of the model shows them.
+    """
     import keras
 
     calls, stack = [], []
@@ -120,7 +188,8 @@ def _calls(model, example):
     def watched(call, layer, *args, **named):
         if layer is model or (stack and stack[-1] is layer):
             return call(layer, *args, **named)
-        if stack and type(stack[-1]).__name__ in (*ATTENTION, *RECURRENT):  # counted as one
+        # counted as one
+        if stack and type(stack[-1]).__name__ in (*ATTENTION, *RECURRENT):
             return call(layer, *args, **named)
         stack.append(layer)
         before = len(calls)
@@ -129,22 +198,39 @@ def _calls(model, example):
         finally:
             stack.pop()
         inner = {id(weight) for one, *_ in calls[before:] for weight in _weights(one)}
-        if len(calls) == before or any(id(weight) not in inner for weight in _weights(layer)):
-            taken = [value for value in keras.tree.flatten((args, named)) if hasattr(value, "shape")]
-            given = [value for value in keras.tree.flatten(outputs) if hasattr(value, "shape")]
+        if len(calls) == before or any(
+            id(weight) not in inner for weight in _weights(layer)
+        ):
+            taken = [
+                value
+                for value in keras.tree.flatten((args, named))
+                if hasattr(value, "shape")
+            ]
+            given = [
+                value
+                for value in keras.tree.flatten(outputs)
+                if hasattr(value, "shape")
+            ]
             calls.append((layer, taken, given))
         return outputs
 
     def watching(plain):
-        return functools.wraps(plain)(lambda layer, *args, **named: watched(plain, layer, *args, **named))
+        return functools.wraps(plain)(
+            lambda layer, *args, **named: watched(plain, layer, *args, **named)
+        )
 
     with contextlib.ExitStack() as stack_of_calls:
         for kind in keras.Operation, keras.layers.Layer:
-            stack_of_calls.enter_context(_replaced(kind, "__call__", watching(kind.__call__)))
+            stack_of_calls.enter_context(
+                _replaced(kind, "__call__", watching(kind.__call__))
+            )
         try:
             model(example, training=False)
         except TypeError as problem:
-            raise ValueError(f"model={model.name!r}: must take its inputs as one argument ({problem})") from problem
+            raise ValueError(
+                f"model={model.name!r}: must take its inputs as one argument "
+                f"({problem})"
+            ) from problem
     return [one for one in calls if type(one[0]).__name__ != "InputLayer"]
 
 
@@ -163,118 +249,208 @@ def _replaced(owner, name, value):
 
 
 def _work(layer, taken, given):
-    """(FLOPs, kind, whether they are a guess) of one call."""
-    name, names = type(layer).__name__, {base.__name__ for base in type(layer).__mro__}
-    sizes = {weight.path.split("/")[-1]: tuple(weight.shape) for weight in getattr(layer, "weights", [])}
+    """Return (FLOPs, kind, whether they are a guess) of one call of a layer."""
+    name = type(layer).__name__
+    bases = {base.__name__ for base in type(layer).__mro__}
     outputs = math.prod(given[0].shape[1:])
     if name in ("Matmul", "Dot") and len(taken) == 2:
         return 2 * outputs * taken[0].shape[-1], "elementwise", False
     if name == "TimeDistributed":
         flops, kind, guess = _work(layer.layer, [taken[0][:, 0]], [given[0][:, 0]])
         return flops * taken[0].shape[1], kind, guess
-    if {"BaseConv", "BaseDepthwiseConv", "BaseSeparableConv"} & names:
-        kernels = [shape for key, shape in sizes.items() if "kernel" in key]
-        channels = math.prod(kernels[-1][-2:]) if "BaseDepthwiseConv" in names else kernels[-1][-1]
-        return 2 * sum(map(math.prod, kernels)) * outputs // channels, "kernel", False
-    if "BaseConvTranspose" in names:
-        kernel = sizes["kernel"]
-        return 2 * math.prod(kernel) * math.prod(taken[0].shape[1:]) // kernel[-1], "kernel", False
-    if name == "Dense":
-        return 2 * math.prod(layer.kernel.shape) * outputs // layer.units, "kernel", False
-    if name == "EinsumDense":
-        inputs, kernel = layer.equation.split("->")[0].replace(".", "").split(",")
-        shared = math.prod(n for letter, n in zip(kernel, layer.kernel.shape, strict=True) if letter in inputs)
-        return 2 * math.prod(taken[0].shape[1:]) * math.prod(layer.kernel.shape) // shared, "kernel", False
     if name in ATTENTION:
         return _attention(layer, taken), "attention", False
     if name in ("Attention", "AdditiveAttention"):
         queries, values = taken[0].shape, taken[1].shape
-        return 2 * math.prod(queries[1:-1]) * values[-2] * (queries[-1] + values[-1]), "elementwise", False
+        sizes = queries[-1] + values[-1]
+        flops = 2 * math.prod(queries[1:-1]) * values[-2] * sizes
+        return flops, "elementwise", False
     if name in RECURRENT:
-        kernels = [math.prod(weight.shape) for weight in layer.weights if "kernel" in weight.path.split("/")[-1]]
-        positions = math.prod(given[0].shape[2:-1]) if name.startswith("Conv") and len(given[0].shape) > 3 else 1
-        return 2 * sum(kernels) * taken[0].shape[1] * positions, "whole", False
+        return _recurrence(layer, taken, given), "whole", False
+    flops = _kernel_flops(layer, bases, taken, outputs)
+    if flops is not None:
+        return flops, "kernel", False
     if not _weights(layer) or name in (*ELEMENTWISE, *WHOLE):
         kind = "view" if name in VIEWS else "whole" if name in WHOLE else "elementwise"
         return 0, kind, False
     return 2 * sum(math.prod(weight.shape) for weight in _weights(layer)), "whole", True
 
 
+def _kernel_flops(layer, bases, taken, outputs):
+    """Return the FLOPs of a layer with a kernel (2 for each of its multiplications).
+
+    bases: names of its classes. outputs: values that it gives. None for other layers.
+    """
+    inputs = math.prod(taken[0].shape[1:])
+    sizes = {
+        weight.path.split("/")[-1]: tuple(weight.shape)
+        for weight in getattr(layer, "weights", [])
+    }
+    if {"BaseConv", "BaseDepthwiseConv", "BaseSeparableConv"} & bases:
+        kernels = [shape for key, shape in sizes.items() if "kernel" in key]
+        channels = kernels[-1][-1]
+        if "BaseDepthwiseConv" in bases:
+            channels = math.prod(kernels[-1][-2:])
+        return 2 * sum(map(math.prod, kernels)) * outputs // channels
+    if "BaseConvTranspose" in bases:
+        kernel = sizes["kernel"]
+        return 2 * math.prod(kernel) * inputs // kernel[-1]
+    if type(layer).__name__ == "Dense":
+        return 2 * math.prod(layer.kernel.shape) * outputs // layer.units
+    if type(layer).__name__ == "EinsumDense":
+        letters, kernel = layer.equation.split("->")[0].replace(".", "").split(",")
+        named = zip(kernel, layer.kernel.shape, strict=True)
+        shared = math.prod(size for letter, size in named if letter in letters)
+        return 2 * inputs * math.prod(layer.kernel.shape) // shared
+    return None
+
+
+def _recurrence(layer, taken, given):
+    """Return the FLOPs of all time steps; each multiplies by all kernels."""
+    kernels = [
+        math.prod(weight.shape)
+        for weight in layer.weights
+        if "kernel" in weight.path.split("/")[-1]
+    ]
+    positions = 1
+    if type(layer).__name__.startswith("Conv") and len(given[0].shape) > 3:
+        positions = math.prod(given[0].shape[2:-1])
+    return 2 * sum(kernels) * taken[0].shape[1] * positions
+
+
 def _attention(layer, taken):
-    """Four projections, and the two products of queries with keys and of scores with values."""
+    """Four projections, and the two products of queries with keys and of scores with
+    values.
+    """
     queries = math.prod(taken[0].shape[1:-1])
     values = math.prod((taken[1] if len(taken) > 1 else taken[0]).shape[1:-1])
     flops = 0
-    for part in (layer.query_dense, layer.key_dense, layer.value_dense, layer.output_dense):
-        positions = queries if part in (layer.query_dense, layer.output_dense) else values
+    for part in (
+        layer.query_dense,
+        layer.key_dense,
+        layer.value_dense,
+        layer.output_dense,
+    ):
+        positions = (
+            queries if part in (layer.query_dense, layer.output_dense) else values
+        )
         flops += 2 * math.prod(part.kernel.shape) * positions
     heads, key_size = layer.query_dense.kernel.shape[-2:]
-    return flops + 2 * queries * values * heads * (key_size + layer.value_dense.kernel.shape[-1])
+    return flops + 2 * queries * values * heads * (
+        key_size + layer.value_dense.kernel.shape[-1]
+    )
 
 
 def checkpointed(layers: list[LayerCost], segments: int) -> list[LayerCost]:
-    """The same layers with activation checkpointing (Chen et al., 2016): of each of `segments` runs of layers only the
-    last output is kept.
+    """The same layers with activation checkpointing (Chen et al., 2016): of each of
+    `segments` runs of layers only the last output is kept.
 
-    The rest is computed again in the backward pass: one more forward pass, so that a step of three becomes one of four.
-    Left out: the segment at work, whose activations are all there for a moment. Raises ValueError for nonsense.
+    The rest is computed again in the backward pass: one more forward pass, so that a
+    step of three becomes one of four.
+    Left out: the segment at work, whose activations are all there for a moment. Raises
+        ValueError for nonsense.
     """
     check_layers(layers)
-    segments = whole_number("segments", segments, 1, len(layers), "the number of layers")
+    segments = whole_number(
+        "segments", segments, 1, len(layers), "the number of layers"
+    )
     rest, saving = iter(layers), []
     for index in range(segments):
-        run = list(itertools.islice(rest, len(layers) // segments + (index < len(layers) % segments)))
-        kept = min(run[-1].outputs, sum(layer.kept for layer in run))  # a view alone keeps nothing
+        run = list(
+            itertools.islice(
+                rest, len(layers) // segments + (index < len(layers) % segments)
+            )
+        )
+        # a view alone keeps nothing
+        kept = min(run[-1].outputs, sum(layer.kept or 0 for layer in run))
         for layer in run:
-            again = -(-4 * layer.flops // 3)
-            saving.append(replace(layer, flops=again, kept=kept if layer is run[-1] else 0))
+            again = math.ceil(4 * layer.flops / 3)
+            saving.append(
+                replace(layer, flops=again, kept=kept if layer is run[-1] else 0)
+            )
     return saving
 
 
 def check_layers(layers) -> None:
     """Raise ValueError unless this is a list of LayerCost that holds some."""
-    if not isinstance(layers, (list, tuple)) or not layers or {type(layer) for layer in layers} != {LayerCost}:
-        raise ValueError(f"layers={layers!r}: must be a non-empty list of LayerCost (see layer_costs)")
+    if (
+        not isinstance(layers, (list, tuple))
+        or not layers
+        or {type(layer) for layer in layers} != {LayerCost}
+    ):
+        raise ValueError(
+            f"layers={layers!r}: must be a non-empty list of LayerCost (see "
+            "layer_costs)"
+        )
 
 
-def measured_activations(model, batch_size: int, input_shape: tuple | list | None = None) -> int:
-    """Bytes that TensorFlow keeps of a forward pass for its backward pass, read off the graph of both.
+def measured_activations(
+    model, batch_size: int, input_shape: tuple | list | None = None
+) -> int:
+    """Bytes that TensorFlow keeps of a forward pass for its backward pass, read off the
+    graph of both.
 
-    model, input_shape: as in `layer_costs`. Counted is each tensor of floating point that the backward pass takes from
-    the forward pass, once; not the inputs, and not the weights themselves (their copies in 16 bits are, in mixed
-    precision). Raises RuntimeError on another backend, whose graphs hold no such list.
+    model, input_shape: as in `layer_costs`. Counted is each tensor of floating point
+        that the backward pass takes from the forward pass, once; not the inputs, and
+        not the weights themselves (their copies in 16 bits are, in mixed precision).
+        Raises RuntimeError on another backend, whose graphs hold no such list.
     """
     import keras
 
     if keras.backend.backend() != "tensorflow":
-        raise RuntimeError(f"activations are measured on TensorFlow, and Keras runs on {keras.backend.backend()}")
+        raise RuntimeError(
+            "activations are measured on TensorFlow, and Keras runs on "
+            f"{keras.backend.backend()}"
+        )
     import tensorflow as tf
 
     batch_size = whole_number("batch_size", batch_size, 1)
     examples = keras.tree.map_structure(
-        lambda zeros: tf.TensorSpec((batch_size, *zeros.shape[1:]), zeros.dtype), _examples(model, input_shape)
+        lambda zeros: tf.TensorSpec((batch_size, *zeros.shape[1:]), zeros.dtype),
+        _examples(model, input_shape),
     )
 
     @tf.function(autograph=False)
     def step(inputs):
-        outputs = [tf.cast(value, "float32") for value in keras.tree.flatten(model(inputs, training=True))]
-        return tf.gradients(sum(map(tf.reduce_sum, outputs)), [weight.value for weight in model.trainable_weights])
+        outputs = [
+            tf.cast(value, "float32")
+            for value in keras.tree.flatten(model(inputs, training=True))
+        ]
+        return tf.gradients(
+            sum(map(tf.reduce_sum, outputs)),
+            [weight.value for weight in model.trainable_weights],
+        )
 
     return held_bytes(step.get_concrete_function(examples).graph)
 
 
 def held_bytes(graph) -> int:
-    """Bytes of the tensors that the operations of `tf.gradients` in this graph take from the rest of it."""
+    """Bytes of the tensors that the operations of `tf.gradients` in this graph take
+    from the rest of it.
+    """
 
     def made_by(value):
         while value.op.type in ("IdentityN", "Identity", "Reshape"):
-            value = value.op.inputs[value.value_index if value.op.type == "IdentityN" else 0]
+            value = value.op.inputs[
+                value.value_index if value.op.type == "IdentityN" else 0
+            ]
         return value
 
     operations = graph.get_operations()
-    late = {operation.name for operation in operations if operation.name.startswith("grad")}
-    taken = [made_by(value) for operation in operations if operation.name in late
-             for value in operation.inputs if value.op.name not in late]  # fmt: skip
-    kept = {value.name: value.dtype.size * (value.shape.num_elements() or 0) for value in taken
-            if value.dtype.is_floating and value.op.type not in ("ReadVariableOp", "Placeholder", "Const")}  # fmt: skip
+    late = {
+        operation.name for operation in operations if operation.name.startswith("grad")
+    }
+    taken = [
+        made_by(value)
+        for operation in operations
+        if operation.name in late
+        for value in operation.inputs
+        if value.op.name not in late
+    ]
+    kept = {
+        value.name: value.dtype.size * (value.shape.num_elements() or 0)
+        for value in taken
+        if value.dtype.is_floating
+        and value.op.type not in ("ReadVariableOp", "Placeholder", "Const")
+    }
     return sum(kept.values())

@@ -1,6 +1,8 @@
-"""Every kind of parallelism in one place: what each device holds, what it sends, how long a step takes.
+"""Every kind of parallelism in one place: what each device holds, what it sends, how
+long a step takes.
 
-Sizes are in bytes (in sentences MiB, 2**20 bytes), times in seconds, batches in examples. No TensorFlow here.
+Sizes are in bytes (in sentences MiB, 2**20 bytes), times in seconds, batches in
+examples. No TensorFlow here.
 """
 
 import itertools
@@ -11,18 +13,25 @@ from course_planner.formulas import ALGORITHMS, all_reduce_bytes, balanced, mib,
 from course_planner.layers import LayerCost, check_layers
 from course_utils.arguments import finite_number, one_of, whole_number
 
-OPTIMIZER_SLOTS = {"sgd": 0, "momentum": 1, "adam": 2}  # values of 4 bytes kept for each weight
-PRECISIONS = {  # bytes of a weight, of a gradient, of an activation, and of an optimizer's own copy of each weight
+# values of 4 bytes kept for each weight
+OPTIMIZER_SLOTS = {"sgd": 0, "momentum": 1, "adam": 2}
+# bytes of a weight, of a gradient, of an activation, and of an optimizer's own copy of
+# each weight
+PRECISIONS = {
     "float32": (4, 4, 4, 0),
-    "mixed_bfloat16": (4, 4, 2, 0),  # Keras' policy: weights stay in 32 bits, and so do their gradients
+    # Keras' policy: weights stay in 32 bits, and so do their gradients
+    "mixed_bfloat16": (4, 4, 2, 0),
     "mixed_float16": (4, 4, 2, 0),
-    "mixed, master copies": (2, 2, 2, 4),  # Rajbhandari et al., 2020, section 3.1: 2 + 2 + 12 bytes with Adam
+    # Rajbhandari et al., 2020, section 3.1: 2 + 2 + 12 bytes with Adam
+    "mixed, master copies": (2, 2, 2, 4),
 }
 
 
 @dataclass(frozen=True)
 class Memory:
-    """Bytes on one device while it trains; `total` is their sum, `mib` and `gib` the parts in MiB and GiB."""
+    """Bytes on one device while it trains; `total` is their sum, `mib` and `gib` the
+    parts in MiB and GiB.
+    """
 
     weights: int
     gradients: int
@@ -45,12 +54,17 @@ class Memory:
         return {name: size / 2**30 for name, size in vars(self).items()}
 
     def __str__(self):
-        return " + ".join(f"{name} {mib(size)}" for name, size in vars(self).items()) + f" = {mib(self.total)}"
+        return (
+            " + ".join(f"{name} {mib(size)}" for name, size in vars(self).items())
+            + f" = {mib(self.total)}"
+        )
 
 
 @dataclass(frozen=True)
 class StepTime:
-    """Seconds of one training step: computing, waiting for messages to arrive, and sending bytes."""
+    """Seconds of one training step: computing, waiting for messages to arrive, and
+    sending bytes.
+    """
 
     compute: float
     latency: float
@@ -72,9 +86,11 @@ class StepTime:
         return self.communication / self.total
 
     def overlapped(self, buckets: int) -> float:
-        """Seconds if each of `buckets` equal parts of the gradients travels as soon as it is there, behind the rest of
-        the backward pass, which is two thirds of `compute` (PyTorch's DDP: Li et al., 2020). Each bucket is an exchange
-        of its own, and pays the whole latency. With 1, `total`."""
+        """Seconds if each of `buckets` equal parts of the gradients travels as soon as
+        it is there, behind the rest of the backward pass, which is two thirds of
+        `compute` (PyTorch's DDP: Li et al., 2020). Each bucket is an exchange of its
+        own, and pays the whole latency. With 1, `total`.
+        """
         end = 0.0
         for bucket in range(1, whole_number("buckets", buckets, 1) + 1):
             ready = self.compute * (1 + 2 * bucket / buckets) / 3
@@ -84,7 +100,9 @@ class StepTime:
 
 @dataclass(frozen=True)
 class Plan:
-    """One way to train: `layers` on `devices`, by one kind of parallelism; checked when it is made."""
+    """One way to train: `layers` on `devices`, by one kind of parallelism; checked when
+    it is made.
+    """
 
     layers: list
     parallelism: str
@@ -104,10 +122,14 @@ class Plan:
         kind.check(self)
 
     def held(self, weights: int, gradients: int, states: int, values: int) -> Memory:
-        """Memory of this many weights, gradients, weights with optimizer states, and saved activations."""
+        """Memory of this many weights, gradients, weights with optimizer states, and
+        saved activations.
+        """
         weight, gradient, activation, copy = PRECISIONS[self.precision]
         state = 4 * OPTIMIZER_SLOTS[self.optimizer] + copy
-        return Memory(weights * weight, gradients * gradient, states * state, values * activation)
+        return Memory(
+            weights * weight, gradients * gradient, states * state, values * activation
+        )
 
     @property
     def parameters(self) -> int:
@@ -122,7 +144,9 @@ class Plan:
 
 @dataclass(frozen=True)
 class Traffic:
-    """What travels in a step: values in each all-reduce, in the all-gather at its end, and across each cut."""
+    """What travels in a step: values in each all-reduce, in the all-gather at its end,
+    and across each cut.
+    """
 
     all_reduces: tuple = ()
     gathered: int = 0
@@ -141,7 +165,10 @@ class OneDevice:
     def memory(self, plan, devices):
         """The Memory of each of these devices, a list."""
         every, values = plan.parameters, plan.kept * plan.global_batch_size
-        return [plan.held(0, 0, 0, 0) if device else plan.held(every, every, every, values) for device in devices]
+        return [
+            plan.held(0, 0, 0, 0) if device else plan.held(every, every, every, values)
+            for device in devices
+        ]
 
     def traffic(self, plan):
         """Traffic of one step."""
@@ -149,12 +176,15 @@ class OneDevice:
 
 
 class DataParallel(OneDevice):
-    """The whole model on each device, and an equal part of the batch. level: of ZeRO, what is divided besides.
+    """The whole model on each device, and an equal part of the batch. level: of ZeRO,
+    what is divided besides.
 
-    ZeRO-1, -2, -3 (Rajbhandari et al., 2020): each device keeps only its part of the optimizer's values; of the
-    gradients too (2); of the weights too (3: FSDP). Device d's part is what the ring leaves there. Instead of an
-    all-reduce there are its two halves, gradients in the first, new weights in the second; in ZeRO-3 one half more,
-    because the weights are gathered for the forward pass and again for the backward pass.
+    ZeRO-1, -2, -3 (Rajbhandari et al., 2020): each device keeps only its part of the
+    optimizer's values; of the gradients too (2); of the weights too (3: FSDP). Device
+    d's part is what the ring leaves there. Instead of an all-reduce there are its two
+    halves, gradients in the first, new weights in the second; in ZeRO-3 one half more,
+    because the weights are gathered for the forward pass and again for the backward
+    pass.
     """
 
     shares_compute = divides_batch = True
@@ -164,45 +194,73 @@ class DataParallel(OneDevice):
 
     def check(self, plan):
         if plan.global_batch_size % plan.devices:
-            would_do = -(-plan.global_batch_size // plan.devices) * plan.devices
+            each = math.ceil(plan.global_batch_size / plan.devices)
+            would_do = each * plan.devices
             raise ValueError(
-                f"global_batch_size={plan.global_batch_size}: must be a multiple of devices ({plan.devices}): "
-                f"{would_do} would do"
+                f"global_batch_size={plan.global_batch_size}: must be a multiple of "
+                f"devices ({plan.devices}): {would_do} would do"
             )
 
     def memory(self, plan, devices):
-        whole, values = plan.parameters, plan.kept * plan.global_batch_size // plan.devices
+        whole, values = (
+            plan.parameters,
+            plan.kept * plan.global_batch_size // plan.devices,
+        )
         held = []
         for device in devices:
             part = share(whole, plan.devices, (device + 1) % plan.devices)
-            weights, gradients, states = (part if self.level >= level else whole for level in (3, 2, 1))
+            weights, gradients, states = (
+                part if self.level >= level else whole for level in (3, 2, 1)
+            )
             held.append(plan.held(weights, gradients, states, values))
         return held
 
     def traffic(self, plan):
         gradient = PRECISIONS[plan.precision][1]
-        return Traffic((plan.parameters,), plan.parameters * (self.level == 3), bytes_per_value=gradient)
+        return Traffic(
+            (plan.parameters,),
+            plan.parameters * (self.level == 3),
+            bytes_per_value=gradient,
+        )
 
 
 class PipelineParallel(OneDevice):
-    """Consecutive layers on each device, the whole batch through all; a device also keeps the activations it received.
+    """Consecutive layers on each device, the whole batch through all; a device also
+    keeps the activations it received.
 
-    `cuts` lists the index of the first layer of each device but the first, such as [3]. By default the largest
-    parameter count on a device is made least, and each device in turn takes as many layers as that allows. At each cut
-    the activations of the whole batch travel forward, and as many gradients back.
+    `cuts` lists the index of the first layer of each device but the first, such as [3].
+    By default the largest parameter count on a device is made least, and each device in
+    turn takes as many layers as that allows. At each cut the activations of the whole
+    batch travel forward, and as many gradients back.
     """
 
     def check(self, plan):
         devices, count, cuts = plan.devices, len(plan.layers), plan.cuts
-        if other := next((layer.name for layer in plan.layers[1:] if layer.inputs is not None), None):
-            raise ValueError(f"layers: pipeline parallel needs a chain, and {other!r} takes more than the layer before")
+        if other := next(
+            (layer.name for layer in plan.layers[1:] if layer.inputs is not None), None
+        ):
+            raise ValueError(
+                f"layers: pipeline parallel needs a chain, and {other!r} takes more "
+                "than the layer before"
+            )
         if devices > count:
-            raise ValueError(f"devices={devices}: must be at most {count}, the number of layers")
+            raise ValueError(
+                f"devices={devices}: must be at most {count}, the number of layers"
+            )
         if cuts is not None:
-            inner = [whole_number("each of cuts", cut, 1) for cut in cuts] if isinstance(cuts, (list, tuple)) else [0]
+            inner = (
+                [whole_number("each of cuts", cut, 1) for cut in cuts]
+                if isinstance(cuts, (list, tuple))
+                else [0]
+            )
             edges = [0, *inner, count]
-            if len(edges) != devices + 1 or any(a >= b for a, b in itertools.pairwise(edges)):
-                raise ValueError(f"cuts={cuts!r}: must be {devices - 1} growing indices below {count}")
+            if len(edges) != devices + 1 or any(
+                a >= b for a, b in itertools.pairwise(edges)
+            ):
+                raise ValueError(
+                    f"cuts={cuts!r}: must be {devices - 1} growing indices below "
+                    f"{count}"
+                )
 
     def edges(self, plan):
         """[0, first layer of device 1, …, number of layers]."""
@@ -216,24 +274,30 @@ class PipelineParallel(OneDevice):
             first, last = edges[device : device + 2]
             run = plan.layers[first:last]
             every = sum(layer.parameters for layer in run)
-            values = sum(layer.kept for layer in run) + (plan.layers[first - 1].outputs if first else 0)
+            values = sum(layer.kept for layer in run) + (
+                plan.layers[first - 1].outputs if first else 0
+            )
             held.append(plan.held(every, every, every, values * plan.global_batch_size))
         return held
 
     def traffic(self, plan):
         edges = self.edges(plan)[1:-1]
-        crossing = tuple(plan.layers[edge - 1].outputs * plan.global_batch_size for edge in edges)
+        crossing = tuple(
+            plan.layers[edge - 1].outputs * plan.global_batch_size for edge in edges
+        )
         return Traffic(crossing=crossing, bytes_per_value=PRECISIONS[plan.precision][2])
 
 
 class TensorParallel(OneDevice):
-    """Layers split inside, after Shoeybi et al., Megatron-LM, 2019: by columns and by rows in turn; attention by heads.
+    """Layers split inside, after Shoeybi et al., Megatron-LM, 2019: by columns and by
+    rows in turn; attention by heads.
 
-    Each device has its share of a split layer's parameters, biases included. The output of a column-split layer, and of
-    layers without kernels after it, is split too; that of a row-split layer (and before the first split) is whole on
-    every device. Shares are cut as numpy.array_split does. An all-reduce adds up each row-split layer's output
-    (forward) and the gradient of each column-split layer's input (backward; the first needs none); attention does both.
-    If the last output is split, it is gathered.
+    Each device has its share of a split layer's parameters, biases included. The output
+    of a column-split layer, and of layers without kernels after it, is split too; that
+    of a row-split layer (and before the first split) is whole on every device. Shares
+    are cut as numpy.array_split does. An all-reduce adds up each row-split layer's
+    output (forward) and the gradient of each column-split layer's input (backward; the
+    first needs none); attention does both. If the last output is split, it is gathered.
     """
 
     shares_compute = True
@@ -245,15 +309,22 @@ class TensorParallel(OneDevice):
         """For each layer, whether its input and its output are split."""
         states = []
         for index, layer in enumerate(plan.layers):
-            split = {states[source][1] for source in _sources(plan.layers, index)} or {False}
-            whole = layer.kind == "attention" or (layer.kind == "whole" and layer.parameters)
+            split = {states[source][1] for source in _sources(plan.layers, index)} or {
+                False
+            }
+            whole = layer.kind == "attention" or (
+                layer.kind == "whole" and layer.parameters
+            )
             if len(split) > 1 or (True in split and whole):
                 raise ValueError(
-                    f"layers: tensor parallel leaves a part of an input on each device where layer {layer.name!r} "
-                    "needs it whole: it needs a chain, or blocks of attention and two Dense layers"
+                    "layers: tensor parallel leaves a part of an input on each device "
+                    f"where layer {layer.name!r} needs it whole: it needs a chain, or "
+                    "blocks of attention and two Dense layers"
                 )
             (here,) = split
-            states.append((here, here != (layer.kind == "kernel" and layer.parameters > 0)))
+            states.append(
+                (here, here != (layer.kind == "kernel" and layer.parameters > 0))
+            )
         return states
 
     def memory(self, plan, devices):
@@ -262,19 +333,39 @@ class TensorParallel(OneDevice):
             parameters = values = 0
             for layer, (before, after) in zip(plan.layers, states, strict=True):
                 divided = layer.kind in ("kernel", "attention") or before
-                parameters += share(layer.parameters, plan.devices, device) if divided else layer.parameters
-                values += share(layer.kept, plan.devices, device) if after else layer.kept
-            held.append(plan.held(parameters, parameters, parameters, values * plan.global_batch_size))
+                parameters += (
+                    share(layer.parameters, plan.devices, device)
+                    if divided
+                    else layer.parameters
+                )
+                values += (
+                    share(layer.kept, plan.devices, device) if after else layer.kept
+                )
+            held.append(
+                plan.held(
+                    parameters, parameters, parameters, values * plan.global_batch_size
+                )
+            )
         return held
 
     def traffic(self, plan):
         sums, states = [], self.split(plan)
-        for index, (layer, (before, after)) in enumerate(zip(plan.layers, states, strict=True)):
+        for index, (layer, (before, after)) in enumerate(
+            zip(plan.layers, states, strict=True)
+        ):
             attention = layer.kind == "attention" and layer.parameters
             if attention or (before and not after):  # its partial outputs, forward
                 sums.append(layer.outputs)
-            if (attention or (after and not before)) and any(one.parameters for one in plan.layers[:index]):
-                sums.append(sum(plan.layers[source].outputs for source in _sources(plan.layers, index)))  # backward
+            if (attention or (after and not before)) and any(
+                one.parameters for one in plan.layers[:index]
+            ):
+                # backward
+                sums.append(
+                    sum(
+                        plan.layers[source].outputs
+                        for source in _sources(plan.layers, index)
+                    )
+                )
         gathered = plan.layers[-1].outputs * plan.global_batch_size * states[-1][1]
         sums = tuple(values * plan.global_batch_size for values in sums)
         return Traffic(sums, gathered, bytes_per_value=PRECISIONS[plan.precision][2])
@@ -291,83 +382,145 @@ KINDS = {
 PARALLELISMS = tuple(KINDS)
 
 
-def memory(layers: list[LayerCost], parallelism: str, devices: int, global_batch_size: int, optimizer: str = "adam",
-           precision: str = "float32", cuts: list | None = None) -> list[Memory]:  # fmt: skip
-    """Bytes that training needs on each device: a list of `devices` Memory, index = device.
+def memory(
+    layers: list[LayerCost],
+    parallelism: str,
+    devices: int,
+    global_batch_size: int,
+    optimizer: str = "adam",
+    precision: str = "float32",
+    cuts: list | None = None,
+) -> list[Memory]:
+    """Bytes that training needs on each device: a list of `devices` Memory, index =
+    device.
 
-    parallelism: one of PARALLELISMS; the classes of this module say what each does. optimizer: one of OPTIMIZER_SLOTS.
-    precision: "float32", Keras' "mixed_bfloat16" and "mixed_float16" (weights, gradients and states of 4 bytes,
-        activations of 2), or "mixed, master copies" (2 + 2 + 12 bytes a weight with Adam).
-    cuts: of pipeline parallel, the index of the first layer of each device but the first.
+    parallelism: one of PARALLELISMS; the classes of this module say what each does.
+        optimizer: one of OPTIMIZER_SLOTS.
+    precision: "float32", Keras' "mixed_bfloat16" and "mixed_float16" (weights,
+        gradients and states of 4 bytes, activations of 2), or "mixed, master copies" (2
+        + 2 + 12 bytes a weight with Adam).
+    cuts: of pipeline parallel, the index of the first layer of each device but the
+        first.
 
-    Weights and gradients: one value per parameter; optimizer: 0, 1 or 2 values and, if there is one, the master copy
-    (bookkeeping of Rajbhandari et al., ZeRO, 2020). Activations: each layer's output times the examples on the device
-    (a view keeps nothing). Left out: the input examples, the optimizer's few scalars, weights that are not trained, the
-    16-bit copies of weights, work space (with ZeRO-3 the layer at work is whole for a moment).
+    Weights and gradients: one value per parameter; optimizer: 0, 1 or 2 values and, if
+        there is one, the master copy (bookkeeping of Rajbhandari et al., ZeRO, 2020).
+        Activations: each layer's output times the examples on the device
+    (a view keeps nothing). Left out: the input examples, the optimizer's few scalars,
+        weights that are not trained, the 16-bit copies of weights, work space (with
+        ZeRO-3 the layer at work is whole for a moment).
 
-    Raises ValueError for nonsense, for a global batch that `devices` does not divide (data parallel, ZeRO), for layers
-    that are no chain (pipeline parallel) or do not split (tensor parallel), and for more devices than layers.
+    Raises ValueError for nonsense, for a global batch that `devices` does not divide
+    (data parallel, ZeRO), for layers that are no chain (pipeline parallel) or do not
+    split (tensor parallel), and for more devices than layers.
     """
-    plan = Plan(layers, parallelism, devices, global_batch_size, optimizer, precision, cuts)
+    plan = Plan(
+        layers, parallelism, devices, global_batch_size, optimizer, precision, cuts
+    )
     return KINDS[parallelism].memory(plan, range(plan.devices))
 
 
-def communication_volume(layers: list[LayerCost], parallelism: str, devices: int, global_batch_size: int,
-                         algorithm: str = "ring", precision: str = "float32", cuts=None) -> list[int]:  # fmt: skip
-    """Bytes that each device sends in one training step: a list of `devices` exact integers, index = device.
+def communication_volume(
+    layers: list[LayerCost],
+    parallelism: str,
+    devices: int,
+    global_batch_size: int,
+    algorithm: str = "ring",
+    precision: str = "float32",
+    cuts=None,
+) -> list[int]:
+    """Bytes that each device sends in one training step: a list of `devices` exact
+    integers, index = device.
 
-    Data parallel sends gradients, by `algorithm` (see all_reduce_bytes); ZeRO the ring's halves; pipeline parallel the
-    activations at each cut, and as many gradients back; tensor parallel activations and their gradients, by
-    `algorithm`. The gather of a split last output is a ring's: device d sends all shares but d + 1.
-    Same arguments and errors as `memory`, and ValueError for an unknown `algorithm` (ZeRO: other than the ring).
+    Data parallel sends gradients, by `algorithm` (see all_reduce_bytes); ZeRO the
+    ring's halves; pipeline parallel the activations at each cut, and as many gradients
+    back; tensor parallel activations and their gradients, by `algorithm`. The gather of
+    a split last output is a ring's: device d sends all shares but d + 1. Same arguments
+    and errors as `memory`, and ValueError for an unknown `algorithm` (ZeRO: other than
+    the ring).
     """
-    plan = Plan(layers, parallelism, devices, global_batch_size, precision=precision, cuts=cuts)
+    plan = Plan(
+        layers, parallelism, devices, global_batch_size, precision=precision, cuts=cuts
+    )
     one_of("algorithm", algorithm, ALGORITHMS if parallelism not in ZERO else ("ring",))
     traffic, sent = KINDS[parallelism].traffic(plan), [0] * plan.devices
     for device, elements in enumerate(traffic.crossing):
         sent[device] += elements * traffic.bytes_per_value  # activations
         sent[device + 1] += elements * traffic.bytes_per_value  # their gradients
     for elements in traffic.all_reduces:
-        more = all_reduce_bytes(elements, plan.devices, algorithm, traffic.bytes_per_value)
+        more = all_reduce_bytes(
+            elements, plan.devices, algorithm, traffic.bytes_per_value
+        )
         sent = [before + size for before, size in zip(sent, more, strict=True)]
     for device in range(plan.devices):
-        last = device + 1 + (parallelism in ZERO)  # the next one's own part: all others pass through this device
+        # the next one's own part: all others pass through this device
+        last = device + 1 + (parallelism in ZERO)
         own = share(traffic.gathered, plan.devices, last % plan.devices)
         sent[device] += (traffic.gathered - own) * traffic.bytes_per_value
     return sent
 
 
-def step_time(layers: list[LayerCost], parallelism: str, devices: int, global_batch_size: int, *,
-              flops_per_second: float, bandwidth: float, latency: float, algorithm: str = "ring",
-              precision: str = "float32", cuts: list | None = None) -> StepTime:  # fmt: skip
+def step_time(  # noqa: PLR0913
+    layers: list[LayerCost],
+    parallelism: str,
+    devices: int,
+    global_batch_size: int,
+    *,
+    flops_per_second: float,
+    bandwidth: float,
+    latency: float,
+    algorithm: str = "ring",
+    precision: str = "float32",
+    cuts: list | None = None,
+) -> StepTime:
     """Seconds of one training step; nothing overlaps in its `total`.
 
-    flops_per_second: of one device. bandwidth: bytes/s that a device sends. latency: seconds per message.
-    Compute: 3 x the forward FLOPs, as the backward pass takes about twice the forward (Amodei & Hernandez, AI
-    and Compute, 2018; Kaplan et al., 2020). Pipeline parallel leaves it whole, since without micro-batches one device
-    works at a time (see bubble_fraction); the others divide it by `devices`.
-    Communication: b bytes take latency + b / bandwidth (the alpha-beta model: Hockney, 1994). An all-reduce of S bytes
-    on N devices, algorithm "ring": 2 (N - 1) messages and 2 (N - 1) / N x S (Thakur, Rabenseifner & Gropp, 2005;
-    Patarasuk & Yuan, 2009); "tree": 2 log2 N messages and 2 S (Sanders, Speck & Träff, 2009). An all-gather is half a
-    ring. Pipeline parallel: two messages at each cut.
-    Same arguments and errors as `memory`; ValueError too for rates below 1 or if no layer has FLOPs.
+    flops_per_second: of one device. bandwidth: bytes/s that a device sends. latency:
+        seconds per message.
+    Compute: 3 x the forward FLOPs, as the backward pass takes about twice the forward
+        (Amodei & Hernandez, AI and Compute, 2018; Kaplan et al., 2020). Pipeline
+        parallel leaves it whole, since without micro-batches one device works at a time
+        (see bubble_fraction); the others divide it by `devices`.
+    Communication: b bytes take latency + b / bandwidth (the alpha-beta model: Hockney,
+        1994). An all-reduce of S bytes
+    on N devices, algorithm "ring": 2 (N - 1) messages and 2 (N - 1) / N x S (Thakur,
+        Rabenseifner & Gropp, 2005; Patarasuk & Yuan, 2009); "tree": 2 log2 N messages
+        and 2 S (Sanders, Speck & Träff, 2009). An all-gather is half a
+    ring. Pipeline parallel: two messages at each cut. Same arguments and errors as
+        `memory`; ValueError too for rates below 1 or if no layer has FLOPs.
     """
-    plan = Plan(layers, parallelism, devices, global_batch_size, precision=precision, cuts=cuts)
+    plan = Plan(
+        layers, parallelism, devices, global_batch_size, precision=precision, cuts=cuts
+    )
     one_of("algorithm", algorithm, ("ring", "tree"))
     finite_number("flops_per_second", flops_per_second, 1)
     finite_number("bandwidth", bandwidth, 1)
     finite_number("latency", latency)
-    compute = 3 * sum(layer.flops for layer in layers) * plan.global_batch_size / flops_per_second
+    compute = (
+        3
+        * sum(layer.flops for layer in layers)
+        * plan.global_batch_size
+        / flops_per_second
+    )
     if compute == 0:
-        raise ValueError(f"layers: all {len(layers)} have flops=0: give at least one some")
+        raise ValueError(
+            f"layers: all {len(layers)} have flops=0: give at least one some"
+        )
     kind, count = KINDS[parallelism], plan.devices
     traffic, tree = kind.traffic(plan), algorithm == "tree"
     messages = 2 * math.ceil(math.log2(count)) if tree else 2 * (count - 1)
-    rounds = len(traffic.all_reduces) * messages + (count - 1) * (traffic.gathered > 0) + 2 * len(traffic.crossing)
-    values = 2 * sum(traffic.all_reduces) * ((count > 1) if tree else (count - 1) / count)
+    rounds = (
+        len(traffic.all_reduces) * messages
+        + (count - 1) * (traffic.gathered > 0)
+        + 2 * len(traffic.crossing)
+    )
+    values = (
+        2 * sum(traffic.all_reduces) * ((count > 1) if tree else (count - 1) / count)
+    )
     values += traffic.gathered * (count - 1) / count + 2 * sum(traffic.crossing)
     compute /= count if kind.shares_compute else 1
-    return StepTime(compute, rounds * latency, values * traffic.bytes_per_value / bandwidth)
+    return StepTime(
+        compute, rounds * latency, values * traffic.bytes_per_value / bandwidth
+    )
 
 
 def _sources(layers, index):

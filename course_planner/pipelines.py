@@ -1,4 +1,6 @@
-"""The plumbing of a pipeline that really computes: a thread for each stage, and boxes in which messages wait."""
+"""The plumbing of a pipeline that really computes: a thread for each stage, and boxes
+in which messages wait.
+"""
 
 import collections
 import queue
@@ -6,13 +8,17 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
 LENGTH = {"forward": 1, "backward": 2}
-"""Of a pass, on the schedule's clock: the backward pass computes two products where the forward pass computes one."""
+"""Of a pass, on the schedule's clock: the backward pass computes two products where the
+forward pass computes one.
+"""
 
 
 @dataclass
 class PipelineRun:
-    """What the stages did: `spans[stage]` is `[(start, length, direction, micro-batch), …]` by the schedule's clock;
-    `gradients[stage]` the gradients of each micro-batch; `most[stage]` how many micro-batches it kept at once."""
+    """What the stages did: `spans[stage]` is `[(start, length, direction, micro-batch),
+    …]` by the schedule's clock; `gradients[stage]` the gradients of each micro-batch;
+    `most[stage]` how many micro-batches it kept at once.
+    """
 
     spans: list = field(default_factory=list)
     gradients: list = field(default_factory=list)
@@ -21,28 +27,41 @@ class PipelineRun:
     @property
     def end(self) -> float:
         """When the last pass ends."""
-        return max(start + length for spans in self.spans for start, length, *_ in spans)
+        return max(
+            start + length for spans in self.spans for start, length, *_ in spans
+        )
 
     @property
     def idle_fraction(self) -> float:
         """The share of all stages' time in which they wait."""
-        return 1 - sum(length for spans in self.spans for _, length, *_ in spans) / (len(self.spans) * self.end)
+        return 1 - sum(length for spans in self.spans for _, length, *_ in spans) / (
+            len(self.spans) * self.end
+        )
 
 
-def run_pipeline(orders: list, micro_batches: list, forward_pass, backward_pass, send) -> PipelineRun:
+def run_pipeline(
+    orders: list, micro_batches: list, forward_pass, backward_pass, send
+) -> PipelineRun:
     """Pass micro-batches through stages, each in a thread of its own, forward and back.
 
-    orders: for each stage, its passes in order, such as ["forward", "forward", "backward", "backward"].
+    orders: for each stage, its passes in order, such as ["forward", "forward",
+        "backward", "backward"].
     micro_batches: what arrives at stage 0.
-    forward_pass: of (stage, number, arrived) → (what to keep, output). backward_pass: of (stage, kept, gradient of the
-        output; None at the last) → (gradient of what arrived, gradients). send: of (value, stage) → the value there.
+    forward_pass: of (stage, number, arrived) → (what to keep, output). backward_pass:
+        of (stage, kept, gradient of the output; None at the last) → (gradient of what
+        arrived, gradients). send: of (value, stage) → the value there.
 
-    No second is measured: each message carries its sender's clock, and a stage begins a pass when both it and the
-    message are ready. Raises what a pass raises, and queue.Empty when a stage waits 30 seconds in vain.
+    No second is measured: each message carries its sender's clock, and a stage begins a
+        pass when both it and the message are ready. Raises what a pass raises, and
+        queue.Empty when a stage waits 30 seconds in vain.
     """
     stages = len(orders)
-    boxes = {(direction, stage): queue.Queue() for direction in LENGTH for stage in range(stages)}
-    run = PipelineRun(*([[] for _ in orders] for _ in range(2)), [0] * stages)
+    boxes = {
+        (direction, stage): queue.Queue()
+        for direction in LENGTH
+        for stage in range(stages)
+    }
+    run = PipelineRun([[] for _ in orders], [[] for _ in orders], [0] * stages)
     for number, arrived in enumerate(micro_batches):
         boxes["forward", 0].put((number, 0, arrived))
 

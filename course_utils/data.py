@@ -2,21 +2,27 @@
 
 import errno
 import socket
+from typing import Any
 
 from course_utils.arguments import one_of
 
 
 def load_digits(name: str = "digits") -> tuple[tuple, tuple]:
-    """Handwritten digits in MNIST's shape and scale: `(x_train, y_train), (x_test, y_test)`.
+    """Handwritten digits in MNIST's shape and scale: `(x_train, y_train), (x_test,
+    y_test)`.
 
-    name: "digits", scikit-learn's 1,797 real 8×8 digits resized to 28×28, split into 1,536 to train on and 261 to
-        test on, with the same share of every digit in both (needs no network; the same everywhere), or
-        "mnist", the 60,000 + 10,000 of MNIST, downloaded by Keras once and kept in its cache.
+    name: "digits", scikit-learn's 1,797 real 8×8 digits resized to 28×28, split into
+        1,536 to train on and 261 to test on, with the same share of every digit in both
+        (needs no network; the same everywhere), or "mnist", the 60,000 + 10,000 of
+        MNIST, downloaded by Keras once and kept in its cache.
 
-    Images are float32 (N, 28, 28, 1) in [0, 1], labels int64 (N,). ValueError for another name; RuntimeError, with the
-    remedy, when MNIST is neither cached nor can be downloaded.
+    Images are float32 (N, 28, 28, 1) in [0, 1], labels int64 (N,). ValueError for
+    another name; RuntimeError, with the remedy, when MNIST is neither cached nor can be
+    downloaded.
     """
-    return _mnist() if one_of("name", name, ("digits", "mnist")) == "mnist" else _small_digits()
+    if one_of("name", name, ("digits", "mnist")) == "mnist":
+        return _mnist()
+    return _small_digits()
 
 
 def _small_digits():
@@ -24,10 +30,13 @@ def _small_digits():
     import sklearn.datasets
     import sklearn.model_selection
 
-    bunch = sklearn.datasets.load_digits()
-    images = scipy.ndimage.zoom(bunch.images / 16, (1, 3.5, 3.5), order=1, mode="nearest", grid_mode=True)
+    bunch: Any = sklearn.datasets.load_digits()
+    images: Any = scipy.ndimage.zoom(
+        bunch.images / 16, (1, 3.5, 3.5), order=1, mode="nearest", grid_mode=True
+    )
     images, labels = images.astype("float32")[..., None], bunch.target.astype("int64")
-    x_train, x_test, y_train, y_test = sklearn.model_selection.train_test_split(  # 1,536: 3 batches of 512
+    split: Any = sklearn.model_selection.train_test_split
+    x_train, x_test, y_train, y_test = split(  # 1,536: 3 batches of 512
         images, labels, train_size=1536, stratify=labels, random_state=0
     )
     return (x_train, y_train), (x_test, y_test)
@@ -39,21 +48,32 @@ def _mnist():
     deadline = socket.getdefaulttimeout()
     socket.setdefaulttimeout(30)  # Keras would wait for a network without end
     try:
-        train, test = keras.datasets.mnist.load_data()  # checks what it finds or fetches
-    except Exception as problem:  # a network has many ways to fail, and Keras raises a bare Exception
+        # checks what it finds or fetches
+        train, test = keras.datasets.mnist.load_data()
+    # a network has many ways to fail, and Keras raises a bare Exception
+    except Exception as problem:
         reason = (str(problem) or type(problem).__name__).splitlines()[0]
-        ways = {errno.ENOSPC: "free some space on the disk", errno.EACCES: "let KERAS_HOME name a folder of your own"}
-        way = ways.get(getattr(problem, "errno", None), "connect to the network")
+        ways = {
+            errno.ENOSPC: "free some space on the disk",
+            errno.EACCES: "let KERAS_HOME name a folder of your own",
+        }
+        way = ways.get(getattr(problem, "errno", 0), "connect to the network")
         raise RuntimeError(
-            f"MNIST is not in Keras' cache and could not be downloaded: {way} and run this again, or "
+            f"MNIST is not in Keras' cache and could not be downloaded: {way} and run "
+            "this again, or "
             f'set DATASET = "digits", which needs none of this ({reason[:200]})'
         ) from None
     finally:
         socket.setdefaulttimeout(deadline)
-    return tuple(((x / 255).astype("float32")[..., None], y.astype("int64")) for x, y in (train, test))
+    (x_train, y_train), (x_test, y_test) = train, test
+    return _scaled(x_train, y_train), _scaled(x_test, y_test)
 
 
-def make_dataset(
+def _scaled(images, labels):
+    return (images / 255).astype("float32")[..., None], labels.astype("int64")
+
+
+def make_dataset(  # noqa: PLR0913
     images,
     labels,
     global_batch_size: int,
@@ -65,18 +85,23 @@ def make_dataset(
     drop_remainder: bool = True,
     prefetch: bool = True,
 ):
-    """The tf.data pipeline that the whole course trains from: batches of `(images, labels)`.
+    """The tf.data pipeline that the whole course trains from: batches of `(images,
+    labels)`.
 
     images, labels: arrays of equal length N.
-    global_batch_size: examples per step over all replicas together; a strategy divides it among them.
+    global_batch_size: examples per step over all replicas together; a strategy divides
+        it among them.
     cache: keep the examples in memory after the first pass.
     shuffle, seed: take the examples in a random order that depends on the seed alone.
-    reshuffle: draw a new order each epoch. Better for learning; off here, because `fit` under a strategy draws one
-        extra iterator, so that its epochs would see other orders than without one.
-    drop_remainder: leave out a last, smaller batch, so that every step has the same shape on every replica.
+    reshuffle: draw a new order each epoch. Better for learning; off here, because `fit`
+        under a strategy draws one extra iterator, so that its epochs would see other
+        orders than without one.
+    drop_remainder: leave out a last, smaller batch, so that every step has the same
+        shape on every replica.
     prefetch: prepare the next batches while the device computes.
 
-    Raises ValueError when the lengths differ, or when the batch is not a whole number between 1 and N.
+    Raises ValueError when the lengths differ, or when the batch is not a whole number
+    between 1 and N.
     """
     import numpy as np
     import tensorflow as tf
@@ -84,12 +109,17 @@ def make_dataset(
     images, labels = np.asarray(images), np.asarray(labels)
     count = len(images)
     if len(labels) != count:
-        raise ValueError(f"labels: {len(labels)} labels for {count} images; there must be one for each")
-    is_whole = hasattr(global_batch_size, "__index__") and not isinstance(global_batch_size, bool)
+        raise ValueError(
+            f"labels: {len(labels)} labels for {count} images; there must be one for "
+            "each"
+        )
+    is_whole = hasattr(global_batch_size, "__index__") and not isinstance(
+        global_batch_size, bool
+    )
     if not is_whole or not 1 <= global_batch_size <= count:
         raise ValueError(
-            f"global_batch_size={global_batch_size!r}: must be a whole number from 1 to {count} "
-            "(the number of examples)"
+            f"global_batch_size={global_batch_size!r}: must be a whole number from 1 "
+            f"to {count} (the number of examples)"
         )
     if shuffle:
         order = np.random.RandomState(seed).permutation(count)
@@ -103,5 +133,7 @@ def make_dataset(
     if prefetch:
         dataset = dataset.prefetch(tf.data.AUTOTUNE)
     options = tf.data.Options()
-    options.autotune.enabled = False  # nothing to tune here, and its thread can hold up the end of an iterator
+    options.autotune.enabled = (
+        False  # nothing to tune here, and its thread can hold up the end of an iterator
+    )
     return dataset.with_options(options)

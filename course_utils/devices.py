@@ -9,51 +9,75 @@ import subprocess
 import sys
 
 from course_utils.arguments import one_of, whole_number
+from course_utils.words import counted
 
 
 def host() -> str:
-    """Whose runtime this is, "Google Colab" or "Kaggle"; or "", a machine of one's own."""
-    return "Kaggle" if "KAGGLE_KERNEL_RUN_TYPE" in os.environ else "Google Colab" * ("google.colab" in sys.modules)
+    """Return whose runtime this is, "Google Colab" or "Kaggle"; "" for one's own."""
+    if "KAGGLE_KERNEL_RUN_TYPE" in os.environ:
+        return "Kaggle"
+    return "Google Colab" if "google.colab" in sys.modules else ""
 
 
 def tpu_in_machine() -> bool:
-    """True if this machine has a TPU, by its device files; whether TensorFlow can use it is another question."""
+    """True if this machine has a TPU, by its device files; whether TensorFlow can use
+    it is another question.
+    """
     return bool(glob.glob("/dev/accel[0-9]*") or glob.glob("/dev/vfio/[0-9]*"))
 
 
 def accelerator() -> str:
-    """The kind of device that computes here, "GPU", "TPU" or "CPU"; a TPU that TensorFlow cannot use, JAX may use."""
+    """The kind of device that computes here, "GPU", "TPU" or "CPU"; a TPU that
+    TensorFlow cannot use, JAX may use.
+    """
     tf = sys.modules.get("tensorflow")
-    kinds = [kind for kind in ("TPU", "GPU") if tf and tf.config.list_physical_devices(kind)]
+    kinds = [
+        kind for kind in ("TPU", "GPU") if tf and tf.config.list_physical_devices(kind)
+    ]
     return (kinds + ["TPU"] * tpu_in_machine() + ["CPU"])[0]
 
 
-LIBTPU_TOO_NEW = (0, 0, 32)  # from here on importing tensorflow-tpu 2.20.0 aborts the process (seen up to 0.0.52)
+# from here on importing tensorflow-tpu 2.20.0 aborts the process (seen up to 0.0.52)
+LIBTPU_TOO_NEW = (0, 0, 32)
 INSTALL_FOR_TPU = 'pip install "tensorflow-tpu==2.20.0" "libtpu<0.0.32", then restart'
 
 
 def unfit_libtpu() -> str:
-    """Why TensorFlow must not be imported here, if it must not: with its libtpu it would abort the process. Else ""."""
+    """Why TensorFlow must not be imported here, if it must not: with its libtpu it
+    would abort the process. Else "".
+    """
     libtpu = (version_of("tensorflow-tpu") == "2.20.0" and version_of("libtpu")) or ""
     if tuple(map(int, re.findall(r"\d+", libtpu)[:3])) < LIBTPU_TOO_NEW:
         return ""
-    return f"libtpu {libtpu} is too new for tensorflow-tpu 2.20.0, which would abort: {INSTALL_FOR_TPU}"
+    return (
+        f"libtpu {libtpu} is too new for tensorflow-tpu 2.20.0, which would abort: "
+        f"{INSTALL_FOR_TPU}"
+    )
 
 
 def nvidia_smi(what: str) -> str:
-    """What NVIDIA's tool says of the first GPU that this process may see, or "" (no such tool, no GPU, no answer)."""
+    """What NVIDIA's tool says of the first GPU that this process may see, or "" (no
+    such tool, no GPU, no answer).
+    """
     first = os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")[0]
     command = ["nvidia-smi", f"--query-gpu={what}", "--format=csv,noheader,nounits"]
-    command += [f"--id={first}"] * (first not in ("", "-1"))
+    if first not in ("", "-1"):
+        command.append(f"--id={first}")
     with contextlib.suppress(OSError, subprocess.SubprocessError):
-        said = subprocess.run(command, capture_output=True, text=True, timeout=20, check=True).stdout
+        said = subprocess.run(
+            command, capture_output=True, text=True, timeout=20, check=True
+        ).stdout
         return said.strip().split("\n")[0]
     return ""
 
 
 def installed(module: str) -> bool:
-    """True if a module of this name can be found to import, whatever the package is called that brought it."""
-    return (module in sys.modules and sys.modules[module] is not None) or bool(importlib.util.find_spec(module))
+    """True if a module of this name can be found to import, whatever the package is
+    called that brought it.
+    """
+    return (module in sys.modules and sys.modules[module] is not None) or bool(
+        importlib.util.find_spec(module)
+    )
 
 
 def version_of(distribution: str) -> str | None:
@@ -65,55 +89,82 @@ def version_of(distribution: str) -> str | None:
 
 
 def logical_devices(count: int, kind: str = "auto") -> list[str]:
-    """Names of `count` devices to build a strategy on, such as `["CPU:0", "CPU:1"]`; prints one line on what they are.
+    """Names of `count` devices to build a strategy on, such as `["CPU:0", "CPU:1"]`;
+    prints one line on what they are.
 
-    kind: "auto" takes physical GPUs if there are enough, else equal slices of the first GPU's free memory, less a
-        fifth for everything else, else logical CPUs; "gpu" and "cpu" leave only those.
+    kind: "auto" takes physical GPUs if there are enough, else equal slices of the first
+        GPU's free memory, less a fifth for everything else, else logical CPUs; "gpu"
+        and "cpu" leave only those.
 
-    TensorFlow fixes its devices when it first uses one: after that only the same count will do. Raises ValueError for
-    a count (1 or more) or kind that makes no sense, and RuntimeError, with the remedy, when a GPU is asked for and none
-    is there, or when TensorFlow has fixed another number of devices.
+    TensorFlow fixes its devices when it first uses one: after that only the same count
+    will do. Raises ValueError for a count (1 or more) or kind that makes no sense, and
+    RuntimeError, with the remedy, when a GPU is asked for and none is there, or when
+    TensorFlow has fixed another number of devices.
     """
     import tensorflow as tf
 
-    count, kind = whole_number("count", count, 1), one_of("kind", kind, ("auto", "cpu", "gpu"))
+    count, kind = (
+        whole_number("count", count, 1),
+        one_of("kind", kind, ("auto", "cpu", "gpu")),
+    )
     gpus = [] if kind == "cpu" else tf.config.list_physical_devices("GPU")
     simulated = "simulated devices prove correctness, never speed"
     if kind == "gpu" and not gpus:
-        raise RuntimeError("kind='gpu' asks for a GPU and TensorFlow sees none: use kind='auto' to go on with CPUs")
+        raise RuntimeError(
+            "kind='gpu' asks for a GPU and TensorFlow sees none: use kind='auto' to "
+            "go on with CPUs"
+        )
     if len(gpus) >= count:
         if tf.config.get_logical_device_configuration(gpus[0]):
             split(gpus[0], count, [])  # split by an earlier call: make it whole again
-        line = f"{count} physical GPU{'s' * (count > 1)}"
+        line = counted(count, "physical GPU")
     elif gpus:
         free = nvidia_smi("memory.free")
         size = int(0.8 * int(free) / count) if free.isdigit() else 1024  # MiB
-        split(gpus[0], count, [tf.config.LogicalDeviceConfiguration(memory_limit=size)] * count)
+        split(
+            gpus[0],
+            count,
+            [tf.config.LogicalDeviceConfiguration(memory_limit=size)] * count,
+        )
         line = f"{count} logical GPUs, slices of one physical GPU: {simulated}"
     else:
-        split(tf.config.list_physical_devices("CPU")[0], count, [tf.config.LogicalDeviceConfiguration()] * count)
-        line = f"{count} logical CPU" + f"s on one physical CPU: {simulated}" * (count > 1)
+        split(
+            tf.config.list_physical_devices("CPU")[0],
+            count,
+            [tf.config.LogicalDeviceConfiguration()] * count,
+        )
+        line = counted(count, "logical CPU")
+        if count > 1:
+            line += f" on one physical CPU: {simulated}"
     print(line)
     return [f"{'GPU' if gpus else 'CPU'}:{i}" for i in range(count)]
 
 
 def short_name(device: str) -> str:
-    """The end of a device's full name: "/job:localhost/replica:0/task:0/device:CPU:10" → "CPU:10"."""
+    """The end of a device's full name: "/job:localhost/replica:0/task:0/device:CPU:10"
+    → "CPU:10".
+    """
     if name := re.search(r"[A-Z_]+:\d+$", str(device).upper()):
         return name.group()
-    raise ValueError(f"device={device!r}: must be a device's name, such as tensor.device or 'GPU:0'")
+    raise ValueError(
+        f"device={device!r}: must be a device's name, such as tensor.device or 'GPU:0'"
+    )
 
 
 def split(physical, count: int, parts: list) -> None:
-    """Have TensorFlow present one physical device as these logical ones, or find that it has `count` already."""
+    """Have TensorFlow present one physical device as these logical ones, or find that
+    it has `count` already.
+    """
     import tensorflow as tf
 
     try:
         tf.config.set_logical_device_configuration(physical, parts)
-    except RuntimeError:  # the devices are initialised: TensorFlow keeps what it has until the process ends
+    # the devices are initialised: TensorFlow keeps what it has until the process ends
+    except RuntimeError:
         there = len(tf.config.get_logical_device_configuration(physical) or ["whole"])
         if there != count:
             raise RuntimeError(
-                f"{count} logical {physical.device_type} devices were asked for, but TensorFlow already runs with "
-                f"{there} and cannot change that: restart the kernel, and ask for them before anything uses TensorFlow"
+                f"{count} logical {physical.device_type} devices were asked for, but "
+                f"TensorFlow already runs with {there} and cannot change that: restart "
+                "the kernel, and ask for them before anything uses TensorFlow"
             ) from None

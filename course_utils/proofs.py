@@ -1,6 +1,9 @@
-"""Proofs: a claim, printed when it holds, and an error that stops the notebook when it does not."""
+"""Proofs: a claim, printed when it holds, and an error that stops the notebook when it
+does not.
+"""
 
 import contextlib
+from typing import Any
 
 from course_utils import devices
 from course_utils.arguments import finite_number
@@ -8,64 +11,106 @@ from course_utils.errors import opening
 
 
 class Difference(float):
-    """A measured difference, which a notebook does not echo: its digits are this machine's own."""
+    """A measured difference, which a notebook does not echo: its digits are this
+    machine's own.
+    """
 
     def _ipython_display_(self):
         pass
 
 
 def same(a, b, tolerance: float, what: str, relative: float = 0) -> "Difference":
-    """Print that `a` and `b` are equal to a tolerance, with the difference measured, which it returns: a `Difference`.
+    """Print that `a` and `b` are equal to a tolerance, with the difference measured,
+    which it returns: a `Difference`.
 
-    a, b: arrays (or numbers); or equally many of them with equal shapes, in lists, such as two `model.get_weights()`
-        or `model.trainable_variables`, or in dicts. The line says which of them differs most, where it has a name.
-    tolerance: the largest absolute difference of two elements; 0 asks for the same types and the same bits.
+    a, b: arrays (or numbers); or equally many of them with equal shapes, in lists, such
+        as two `model.get_weights()` or `model.trainable_variables`, or in dicts. The
+        line says which of them differs most, where it has a name.
+    tolerance: the largest absolute difference of two elements; 0 asks for the same
+        types and the same bits.
     what: the claim, such as "weights on 4 replicas = weights on one device".
-    relative: an element may differ by this share of itself besides, as in `numpy.allclose`.
+    relative: an element may differ by this share of itself besides, as in
+        `numpy.allclose`.
 
-    Raises AssertionError when they are not equal; NaN is equal to nothing. On a GPU or a TPU, where no tolerance was
-    measured, a difference up to ten times larger is told and does not stop the notebook.
+    Raises AssertionError when they are not equal; NaN is equal to nothing. On a GPU or
+    a TPU, where no tolerance was measured, a difference up to ten times larger is told
+    and does not stop the notebook.
     """
     import numpy as np
 
-    tolerance, relative = finite_number("tolerance", tolerance), finite_number("relative", relative)
+    tolerance, relative = (
+        finite_number("tolerance", tolerance),
+        finite_number("relative", relative),
+    )
     (names, a), (_, b) = _named(a), _named(b, like=a)
-    shapes, types = ([[str(getattr(x, kind)) for x in y] for y in (a, b)] for kind in ("shape", "dtype"))
+    shapes, types = (
+        [[str(getattr(x, kind)) for x in y] for y in (a, b)]
+        for kind in ("shape", "dtype")
+    )
     if not a or shapes[0] != shapes[1]:
-        raise AssertionError(f"{what}: ✗ shapes {' '.join(shapes[0])} and {' '.join(shapes[1])}")
+        raise AssertionError(
+            f"{what}: ✗ shapes {' '.join(shapes[0])} and {' '.join(shapes[1])}"
+        )
     exact = tolerance == relative == 0
     if exact and types[0] != types[1]:
-        raise AssertionError(f"{what}: ✗ types {' '.join(types[0])} and {' '.join(types[1])}")
+        raise AssertionError(
+            f"{what}: ✗ types {' '.join(types[0])} and {' '.join(types[1])}"
+        )
     differences = [_difference(x, y, relative) for x, y in zip(a, b, strict=True)]
     difference = Difference(np.max(differences))
     worst = int(np.argmax(differences))  # a NaN first
-    measured = f"{difference:.3g}" + (f" in {names[worst]}" if names[worst] and difference != 0 else "")
+    measured = f"{difference:.3g}" + (
+        f" in {names[worst]}" if names[worst] and difference != 0 else ""
+    )
     bound = f"{tolerance:g}" + (f" + {relative:g} · |value|" if relative else "")
-    if tolerance < difference <= 10 * tolerance and (kind := devices.accelerator()) != "CPU":
-        print(f"{what}: max |Δ| = {measured}, above {bound}: not yet measured here, on a {kind}")
+    if (
+        tolerance < difference <= 10 * tolerance
+        and (kind := devices.accelerator()) != "CPU"
+    ):
+        print(
+            f"{what}: max |Δ| = {measured}, above {bound}: not yet measured here, on a "
+            f"{kind}"
+        )
         return difference
     if not difference <= tolerance:  # also when it is NaN
-        where = f" in array {worst} of {len(a)}" if len(a) > 1 and not names[worst] else ""
-        raise AssertionError(f"{what}: ✗ max |Δ| = {measured}{where}, which is not ≤ {bound}")
+        where = (
+            f" in array {worst} of {len(a)}" if len(a) > 1 and not names[worst] else ""
+        )
+        raise AssertionError(
+            f"{what}: ✗ max |Δ| = {measured}{where}, which is not ≤ {bound}"
+        )
     if exact and any(x.tobytes() != y.tobytes() for x, y in zip(a, b, strict=True)):
-        raise AssertionError(f"{what}: ✗ equal numbers, but not equal bits (0.0 and -0.0)")
-    print(f"{what}: " + ("bit-identical ✓" if exact else f"max |Δ| ≤ {bound} ✓ (measured {measured})"))
+        raise AssertionError(
+            f"{what}: ✗ equal numbers, but not equal bits (0.0 and -0.0)"
+        )
+    print(
+        f"{what}: "
+        + ("bit-identical ✓" if exact else f"max |Δ| ≤ {bound} ✓ (measured {measured})")
+    )
     return difference
 
 
 def _named(values, like=None):
-    """Names and arrays of what `same` takes; a dict in the order of `like`, if that has the same keys."""
+    """Names and arrays of what `same` takes; a dict in the order of `like`, if that has
+    the same keys.
+    """
     import numpy as np
 
     if isinstance(values, dict):
-        names = [*like] if isinstance(like, dict) and {*like} == {*values} else [*values]
+        names = (
+            [*like] if isinstance(like, dict) and {*like} == {*values} else [*values]
+        )
         return names, [np.asarray(values[name]) for name in names]
     values = values if isinstance(values, (list, tuple)) else [values]
-    return [str(getattr(value, "path", "")) for value in values], [np.asarray(value) for value in values]
+    return [str(getattr(value, "path", "")) for value in values], [
+        np.asarray(value) for value in values
+    ]
 
 
 def _difference(x, y, relative):
-    """max |x - y| beyond `relative`: exact for whole numbers, 0 for equal infinities, NaN where a NaN is."""
+    """max |x - y| beyond `relative`: exact for whole numbers, 0 for equal infinities,
+    NaN where a NaN is.
+    """
     import numpy as np
 
     exact = x.dtype.kind in "iub" and y.dtype.kind in "iub"
@@ -78,12 +123,18 @@ def _difference(x, y, relative):
 
 
 def holds(condition, what: str, measured=None) -> None:
-    """Print the claim `what` when the condition is true, with what was measured, or raise AssertionError.
+    """Print the claim `what` when the condition is true, with what was measured, or
+    raise AssertionError.
 
-    measured: a number (three digits of it are printed), or a text such as "4.2 % and 11 %".
+    measured: a number (three digits of it are printed), or a text such as "4.2 % and 11
+        %".
     """
     if measured is not None and not isinstance(measured, str):
-        measured = f"{float(measured):,.3g}" if abs(measured) < 1000 else f"{float(measured):,.0f}"
+        measured = (
+            f"{float(measured):,.3g}"
+            if abs(measured) < 1000
+            else f"{float(measured):,.0f}"
+        )
     told = "" if measured is None else f" (measured {measured})"
     if not condition:
         raise AssertionError(f"{what}: ✗ this does not hold here{told}")
@@ -91,21 +142,31 @@ def holds(condition, what: str, measured=None) -> None:
 
 
 @contextlib.contextmanager
-def raises(error: type | tuple, sentences: int = 1, words: str | None = None):
-    """Run the block, which must raise `error`, and print the error as Python would: its name, and its first sentences.
+def raises(error: Any, sentences: int = 1, words: str | None = None):
+    """Run the block, which must raise `error`, and print the error as Python would: its
+    name, and its first sentences.
 
     error: an exception class, or a tuple of them, one of which must come.
-    words: what its text must hold, printed instead of its beginning: for errors that begin with a machine's own paths.
+    words: what its text must hold, printed instead of its beginning: for errors that
+        begin with a machine's own paths.
 
-    Raises AssertionError when the block raises nothing; another error passes through. (Jupyter's own tag for such cells
-    is ignored by some front ends, where «Run all» would stop; and none notices when the error stops coming.)
+    Raises AssertionError when the block raises nothing; another error passes through.
+    (Jupyter's own tag for such cells is ignored by some front ends, where «Run all»
+    would stop; and none notices when the error stops coming.)
     """
     try:
         yield
     except error as problem:
         if words and words not in str(problem):
-            raise AssertionError(f"the error should have said {words!r}, and said: {problem}") from problem
-        print(f"{type(problem).__name__}: {f'… {words} …' if words else opening(problem, sentences)}")
+            raise AssertionError(
+                f"the error should have said {words!r}, and said: {problem}"
+            ) from problem
+        print(
+            f"{type(problem).__name__}: "
+            f"{f'… {words} …' if words else opening(problem, sentences)}"
+        )
     else:
-        names = " or ".join(kind.__name__ for kind in (error if isinstance(error, tuple) else (error,)))
+        names = " or ".join(
+            kind.__name__ for kind in (error if isinstance(error, tuple) else (error,))
+        )
         raise AssertionError(f"this should have raised {names}, and did not")

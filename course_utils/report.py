@@ -4,7 +4,14 @@ import os
 import platform
 import shutil
 
-from course_utils.devices import host, installed, nvidia_smi, tpu_in_machine, unfit_libtpu, version_of
+from course_utils.devices import (
+    host,
+    installed,
+    nvidia_smi,
+    tpu_in_machine,
+    unfit_libtpu,
+    version_of,
+)
 
 
 def memory() -> tuple[float, float]:
@@ -16,13 +23,20 @@ def memory() -> tuple[float, float]:
 
 
 def facts() -> dict[str, str]:
-    """What is here, `{short name: short text}`; "remedy" where something is wrong. Initialises no device."""
-    (total, free), devices = memory(), tensorflow_facts()
+    """What is here, `{short name: short text}`; "remedy" where something is wrong.
+    Initialises no device.
+    """
+    total, free = memory()
+    devices = tensorflow_facts()
+    system = f"{platform.system()} {platform.machine()}"
     return {
         "Python": platform.python_version(),
         "TensorFlow": devices.pop("TensorFlow"),
-        "Keras": (installed("keras") and (version_of("keras") or version_of("keras-nightly"))) or "not installed",
-        "system": f"{platform.system()} {platform.machine()}" + f", {host()}" * bool(host()),
+        "Keras": (
+            installed("keras") and (version_of("keras") or version_of("keras-nightly"))
+        )
+        or "not installed",
+        "system": ", ".join(filter(None, [system, host()])),
         "CPU cores": str(os.cpu_count()),
         "memory": f"{total:.1f} GiB, {free:.1f} GiB free",
         "disk": f"{shutil.disk_usage('.').free / 2**30:.0f} GiB free",
@@ -30,7 +44,9 @@ def facts() -> dict[str, str]:
 
 
 def tensorflow_facts() -> dict[str, str]:
-    """TensorFlow's version, and what it says of accelerators, or why it says nothing: {short name: short text}."""
+    """TensorFlow's version, and what it says of accelerators, or why it says nothing:
+    {short name: short text}.
+    """
     version, devices = _version_and_devices()
     return {"TensorFlow": version} | devices
 
@@ -40,31 +56,65 @@ def _version_and_devices():
     if problem := unfit_libtpu():
         return "not loaded", unknown | {"remedy": problem}
     if not installed("tensorflow"):
-        return "not installed", unknown | {"remedy": "install requirements.txt (on a TPU: see notebook 04)"}
+        return "not installed", unknown | {
+            "remedy": "install requirements.txt (on a TPU: see notebook 04)"
+        }
     try:
         import tensorflow as tf
     except Exception as problem:  # a broken installation raises all sorts of errors
-        remedy = f"install requirements.txt again: TensorFlow cannot be imported ({type(problem).__name__}: {problem})"
+        remedy = (
+            "install requirements.txt again: TensorFlow cannot be imported "
+            f"({type(problem).__name__}: {problem})"
+        )
         return "broken", unknown | {"remedy": remedy}
     gpus = tf.config.list_physical_devices("GPU")
-    names = [tf.config.experimental.get_device_details(gpu).get("device_name", gpu.name) for gpu in gpus]
-    no_tpu = "none that TensorFlow can use, though there is one: JAX may" if tpu_in_machine() else "none"
-    devices = {"GPUs": ", ".join(names) or "none", "TPUs": str(len(tf.config.list_physical_devices("TPU")) or no_tpu)}
+    names = [
+        tf.config.experimental.get_device_details(gpu).get("device_name", gpu.name)
+        for gpu in gpus
+    ]
+    no_tpu = (
+        "none that TensorFlow can use, though there is one: JAX may"
+        if tpu_in_machine()
+        else "none"
+    )
+    devices = {
+        "GPUs": ", ".join(names) or "none",
+        "TPUs": str(len(tf.config.list_physical_devices("TPU")) or no_tpu),
+    }
     return tf.__version__, devices if gpus else devices | _unused_gpu()
 
 
 def _unused_gpu():
-    """What to say, if there is an NVIDIA GPU here that TensorFlow does not use; a remedy unless that is meant."""
+    """What to say, if there is an NVIDIA GPU here that TensorFlow does not use; a
+    remedy unless that is meant.
+    """
     if not (card := nvidia_smi("name")):
         return {}
     if (hidden := os.environ.get("CUDA_VISIBLE_DEVICES")) in ("", "-1"):
-        return {"GPUs": f"none: CUDA_VISIBLE_DEVICES={hidden!r} hides {card} (unset it before Python starts)"}
-    remedy = "TensorFlow lacks CUDA's libraries or a newer driver: make lab GPU=1, or pip install tensorflow[and-cuda]"
-    remedy = "TensorFlow uses GPUs on Linux only: run the course in WSL2" if os.name == "nt" else remedy
-    return {"GPUs": f"none that TensorFlow can use, though there is one ({card})", "remedy": remedy}
+        return {
+            "GPUs": (
+                f"none: CUDA_VISIBLE_DEVICES={hidden!r} hides {card} (unset it before "
+                "Python starts)"
+            )
+        }
+    remedy = (
+        "TensorFlow lacks CUDA's libraries or a newer driver: make lab GPU=1, or pip "
+        "install tensorflow[and-cuda]"
+    )
+    remedy = (
+        "TensorFlow uses GPUs on Linux only: run the course in WSL2"
+        if os.name == "nt"
+        else remedy
+    )
+    return {
+        "GPUs": f"none that TensorFlow can use, though there is one ({card})",
+        "remedy": remedy,
+    }
 
 
 def describe_environment() -> str:
     """The same as `facts`, as a table to print: one line a fact."""
     lines = facts()
-    return "\n".join(f"{name:<{max(map(len, lines))}}  {value}" for name, value in lines.items())
+    return "\n".join(
+        f"{name:<{max(map(len, lines))}}  {value}" for name, value in lines.items()
+    )

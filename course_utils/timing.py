@@ -1,4 +1,6 @@
-"""Honest timing: warmed up, synchronised, repeated, taken in turns, and shown with its spread."""
+"""Honest timing: warmed up, synchronised, repeated, taken in turns, and shown with its
+spread.
+"""
 
 import dataclasses
 import statistics
@@ -10,7 +12,9 @@ from course_utils.arguments import whole_number
 
 @dataclasses.dataclass(frozen=True)
 class Timing:
-    """Milliseconds of one call: the median of `repeats` calls, and the quartiles `low` and `high` around it."""
+    """Milliseconds of one call: the median of `repeats` calls, and the quartiles `low`
+    and `high` around it.
+    """
 
     median: float
     low: float
@@ -18,24 +22,34 @@ class Timing:
     repeats: int
 
     def examples_per_second(self, examples: int) -> tuple[float, float, float]:
-        """Throughput when one call handles this many examples: `(median, low, high)` in examples/s."""
+        """Throughput when one call handles this many examples: `(median, low, high)` in
+        examples/s.
+        """
         examples = whole_number("examples", examples, 1)
-        return tuple(1000 * examples / ms for ms in (self.median, self.high, self.low))
+        rate = 1000 * examples
+        return rate / self.median, rate / self.high, rate / self.low
 
     def __str__(self):
-        return f"{self.median:.2f} ms ({self.low:.2f} to {self.high:.2f}, {self.repeats} repeats)"
+        return (
+            f"{self.median:.2f} ms ({self.low:.2f} to {self.high:.2f}, {self.repeats} "
+            "repeats)"
+        )
 
 
 def compare(steps: dict, warmup: int = 2, repeats: int = 10) -> dict[str, Timing]:
     """Time several functions in one run: `{name: function}` → `{name: Timing}`.
 
-    Each is called `warmup` times untimed (tracing, caches), then `repeats` times timed; the functions take turns, so
-    that a slow moment of the machine falls on all of them. A call ends when the devices have finished, not when Python
-    has handed them the work. ValueError without steps, for a negative warmup, and for fewer than 2 repeats.
+    Each is called `warmup` times untimed (tracing, caches), then `repeats` times timed;
+    the functions take turns, so that a slow moment of the machine falls on all of them.
+    A call ends when the devices have finished, not when Python has handed them the
+    work. ValueError without steps, for a negative warmup, and for fewer than 2 repeats.
     """
     if not steps:
         raise ValueError("steps={}: give at least one function to time")
-    warmup, repeats = whole_number("warmup", warmup), whole_number("repeats", repeats, 2)
+    warmup, repeats = (
+        whole_number("warmup", warmup),
+        whole_number("repeats", repeats, 2),
+    )
     for step in steps.values():
         for _ in range(warmup):
             step()
@@ -47,18 +61,28 @@ def compare(steps: dict, warmup: int = 2, repeats: int = 10) -> dict[str, Timing
             step()
             wait_for_devices()
             samples[name].append(1000 * (time.perf_counter() - start))
-    quartiles = {name: statistics.quantiles(times, n=4, method="inclusive") for name, times in samples.items()}
-    return {name: Timing(median, low, high, repeats) for name, (low, median, high) in quartiles.items()}
+    quartiles = {
+        name: statistics.quantiles(times, n=4, method="inclusive")
+        for name, times in samples.items()
+    }
+    return {
+        name: Timing(median, low, high, repeats)
+        for name, (low, median, high) in quartiles.items()
+    }
 
 
 def _waiting():
-    """Waits for this process's devices. (`tf.test.experimental.sync_devices` asks other workers', too.)"""
+    """Waits for this process's devices. (`tf.test.experimental.sync_devices` asks other
+    workers', too.)
+    """
     tf = sys.modules.get("tensorflow")
     if not tf:
         return lambda: None
     mine = tf.zeros(()).device.rpartition("device:")[0]
     devices = tf.config.list_logical_devices()
-    names = [device.name for device in devices if device.name.startswith((mine, "/device:"))]
+    names = [
+        device.name for device in devices if device.name.startswith((mine, "/device:"))
+    ]
 
     def wait():
         for name in names:

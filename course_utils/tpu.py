@@ -1,4 +1,6 @@
-"""Finding a TPU, learning why there is none, the device for which XLA compiles, and two drawings of notebook 04."""
+"""Finding a TPU, learning why there is none, the device for which XLA compiles, and two
+drawings of notebook 04.
+"""
 
 import functools
 import os
@@ -8,11 +10,23 @@ from typing import NamedTuple
 from course_utils import devices
 from course_utils.arguments import whole_number
 from course_utils.plots import style
-from course_utils.plots.style import COLOURS, Figure, arrow, box, canvas, colour, label, styled
+from course_utils.plots.style import (
+    COLOURS,
+    Figure,
+    arrow,
+    box,
+    canvas,
+    colour,
+    label,
+    styled,
+)
+from course_utils.words import counted
 
 
 class Accelerator(NamedTuple):
-    """What `connect_tpu` found: a strategy, its number of replicas, and what it really is, such as "8 logical CPUs"."""
+    """What `connect_tpu` found: a strategy, its number of replicas, and what it really
+    is, such as "8 logical CPUs".
+    """
 
     strategy: object
     num_replicas: int
@@ -20,33 +34,51 @@ class Accelerator(NamedTuple):
 
 
 NO_TPU_HERE = "No OpKernel was registered|tpu_node_interfaces.*platform"
-"""TensorFlow without TPU kernels says the first, tensorflow-tpu on a machine without a TPU the second."""
+"""TensorFlow without TPU kernels says the first, tensorflow-tpu on a machine without a
+TPU the second.
+"""
 FAULTS = {
-    "provide a TPU Name": "no TPU was named: say connect_tpu(name=…), or 'local' where the TPU is in this machine",
-    "already in use": "another process holds the TPU: end it (on Colab: Runtime, Manage sessions), then restart",
-    "libtpu.*(version|undefined symbol|not available in|has no attribute)": "libtpu, the TPU's library, is of another "
-    f"version than TensorFlow: {devices.INSTALL_FOR_TPU}",
+    "provide a TPU Name": (
+        "no TPU was named: say connect_tpu(name=…), or 'local' where the TPU is in "
+        "this machine"
+    ),
+    "already in use": (
+        "another process holds the TPU: end it (on Colab: Runtime, Manage sessions), "
+        "then restart"
+    ),
+    "libtpu.*(version|undefined symbol|not available in|has no attribute)": (
+        "libtpu, the TPU's library, is of another version than TensorFlow: "
+        f"{devices.INSTALL_FOR_TPU}"
+    ),
     "libtpu": f"libtpu, the TPU's library, is missing: {devices.INSTALL_FOR_TPU}",
-    "Name or service not known|Could not lookup|urlopen|UNAVAILABLE|DEADLINE": "no TPU of the name {name!r} answers: "
-    "check the name, the zone and the network",
+    "Name or service not known|Could not lookup|urlopen|UNAVAILABLE|DEADLINE": (
+        "no TPU of the name {name!r} answers: check the name, the zone and the network"
+    ),
 }
 """What to say of errors with these words."""
 
 
 def connect_tpu(replicas: int = 8, name: str | None = None) -> Accelerator:
-    """Initialise the TPU, if there is one, and return it as an `Accelerator`; else that many logical CPUs in its place.
+    """Initialise the TPU, if there is one, and return it as an `Accelerator`; else that
+    many logical CPUs in its place.
 
     replicas: how many logical CPUs stand in for a TPU; a TPU has as many as it has.
-    name: of the TPU, or its address; by default what TPU_NAME says, else "local": in this machine, as on Colab.
+    name: of the TPU, or its address; by default what TPU_NAME says, else "local": in
+        this machine, as on Colab.
 
-    Call it first: a TPU loses what was made before it is initialised, and TensorFlow's devices are fixed then. Prints
-    one line: what was found, or why there is no TPU and what to do about it. Where TensorFlow is not installed, or
-    would abort with the libtpu that is, the strategy is None. Raises ValueError for replicas that make no sense,
-    RuntimeError when it comes too late.
+    Call it first: a TPU loses what was made before it is initialised, and TensorFlow's
+        devices are fixed then. Prints
+    one line: what was found, or why there is no TPU and what to do about it. Where
+        TensorFlow is not installed, or would abort with the libtpu that is, the
+        strategy is None. Raises ValueError for replicas that make no sense,
+        RuntimeError when it comes too late.
     """
     replicas = whole_number("replicas", replicas, 1)
     if not devices.installed("tensorflow"):
-        print(f"TensorFlow is not installed: {devices.INSTALL_FOR_TPU}; JAX works without it")
+        print(
+            f"TensorFlow is not installed: {devices.INSTALL_FOR_TPU}; JAX works "
+            "without it"
+        )
         return Accelerator(None, 0, "nothing: TensorFlow is not installed")
     if problem := devices.unfit_libtpu():
         print(problem)
@@ -65,11 +97,13 @@ def connect_tpu(replicas: int = 8, name: str | None = None) -> Accelerator:
     except Exception as problem:  # each way of having no TPU has its own type of error
         print(f"{replicas} logical CPUs in place of a TPU: {_sentence(problem, name)}")
         names = [f"CPU:{i}" for i in range(replicas)]
-        strategy = tf.distribute.MirroredStrategy(names, tf.distribute.ReductionToOneDevice())
+        strategy = tf.distribute.MirroredStrategy(
+            names, tf.distribute.ReductionToOneDevice()
+        )
         return Accelerator(strategy, replicas, f"{replicas} logical CPUs")
     count = strategy.num_replicas_in_sync
-    print(f"a TPU with {count} core{'s' * (count > 1)}")
-    return Accelerator(strategy, count, f"{count} TPU core{'s' * (count > 1)}")
+    print(f"a TPU with {counted(count, 'core')}")
+    return Accelerator(strategy, count, counted(count, "TPU core"))
 
 
 def _sentence(problem, name):
@@ -87,9 +121,11 @@ def _sentence(problem, name):
 
 @functools.cache
 def xla_device() -> tuple[str, bool]:
-    """Where to try XLA, and whether it compiles there: ("TPU:0", True) if there is a TPU, else ("CPU:0", True).
+    """Where to try XLA, and whether it compiles there: ("TPU:0", True) if there is a
+    TPU, else ("CPU:0", True).
 
-    tensorflow-tpu compiles for TPUs only. Where it finds none this is ("CPU:0", False), and a line, once, says so.
+    tensorflow-tpu compiles for TPUs only. Where it finds none this is ("CPU:0", False),
+    and a line, once, says so.
     """
     import tensorflow as tf
 
@@ -98,15 +134,20 @@ def xla_device() -> tuple[str, bool]:
     try:
         with tf.device("CPU:0"):
             tf.function(lambda x: x + 1, jit_compile=True)(tf.constant(1.0))
-    except tf.errors.NotFoundError:  # "could not find registered transfer manager for platform Host"
-        print("This TensorFlow compiles for TPUs only, and finds none: what follows runs without the compiler.")
+    # "could not find registered transfer manager for platform Host"
+    except tf.errors.NotFoundError:
+        print(
+            "This TensorFlow compiles for TPUs only, and finds none: what follows "
+            "runs without the compiler."
+        )
         return "CPU:0", False
     return "CPU:0", True
 
 
 @styled()
 def inside_a_tpu(title: str, travels: str, inside: dict) -> Figure:
-    """A host and a TPU chip: what the host sends, and what is on the chip. inside: `{part: (text, what)}`, three parts.
+    """A host and a TPU chip: what the host sends, and what is on the chip. inside:
+    `{part: (text, what)}`, three parts.
 
     The last part is drawn as the grid that gives the matrix unit its name.
     """
@@ -115,7 +156,9 @@ def inside_a_tpu(title: str, travels: str, inside: dict) -> Figure:
     figure, axes = canvas(title, 3.3)
     box(axes, 0.1, 0.3, 2.1, 2.4, dashed=True)
     label(axes, 1.15, 2.45, "host", weight="bold")
-    for k, (text, what) in enumerate((("Python, TensorFlow", "waiting"), ("tf.data: batches", "inputs"))):
+    for k, (text, what) in enumerate(
+        (("Python, TensorFlow", "waiting"), ("tf.data: batches", "inputs"))
+    ):
         box(axes, 0.22, 1.65 - 0.75 * k, 1.86, 0.5, colour(what), text)
     arrow(axes, (2.2, 1.15), (3.5, 1.15), COLOURS["travels"], 2.6)
     label(axes, 2.84, 1.42, travels, size=9, color=COLOURS["travels"], weight="bold")
@@ -123,8 +166,21 @@ def inside_a_tpu(title: str, travels: str, inside: dict) -> Figure:
     label(axes, 5.3, 2.7, "TPU chip", weight="bold")
     for k, (name, (text, what)) in enumerate(inside.items()):
         bottom = (2.05, 1.4, 0.22)[k]
-        box(axes, 3.62, bottom, 3.36, (0.44, 0.44, 1.02)[k], "white" if k == 2 else colour(what))
-        axes.text(3.72, bottom + (0.22, 0.22, 0.8)[k], f"{name}: {text}", va="center", size=9.3)
+        box(
+            axes,
+            3.62,
+            bottom,
+            3.36,
+            (0.44, 0.44, 1.02)[k],
+            "white" if k == 2 else colour(what),
+        )
+        axes.text(
+            3.72,
+            bottom + (0.22, 0.22, 0.8)[k],
+            f"{name}: {text}",
+            va="center",
+            size=9.3,
+        )
     for row in range(4):
         for column in range(16):
             corner = 3.76 + 0.195 * column, 0.29 + 0.1 * row
@@ -133,20 +189,34 @@ def inside_a_tpu(title: str, travels: str, inside: dict) -> Figure:
 
 
 @styled()
-def heatmap(values, rows: list, columns: list, x: str, y: str, unit: str, title: str) -> Figure:
-    """Numbers in a grid, from white to the colour of computing. values: (len(rows), len(columns)), lowest row first.
+def heatmap(
+    values, rows: list, columns: list, x: str, y: str, unit: str, title: str
+) -> Figure:
+    """Numbers in a grid, from white to the colour of computing. values: (len(rows),
+    len(columns)), lowest row first.
 
-    rows, columns: the numbers along the axes. x, y: labels of the axes, with units. unit: of the values, from 0 up.
+    rows, columns: the numbers along the axes. x, y: labels of the axes, with units.
+        unit: of the values, from 0 up.
     """
     import numpy as np
     from matplotlib.colors import LinearSegmentedColormap
 
     values = np.asarray(values, float)
     if values.shape != (len(rows), len(columns)):
-        raise ValueError(f"values: shape {values.shape}; must be {(len(rows), len(columns))}, a row for each of rows")
+        raise ValueError(
+            f"values: shape {values.shape}; must be {(len(rows), len(columns))}, a row "
+            "for each of rows"
+        )
     figure, axes = style.new_axes(title, 3.6)
     shades = LinearSegmentedColormap.from_list("", ["white", style.colour("compute")])
-    image = axes.imshow(values, cmap=shades, vmin=0, origin="lower", aspect="auto", interpolation="nearest")
+    image = axes.imshow(
+        values,
+        cmap=shades,
+        vmin=0,
+        origin="lower",
+        aspect="auto",
+        interpolation="nearest",
+    )
     axes.grid(visible=False)
     for axis, numbers in (axes.xaxis, columns), (axes.yaxis, rows):
         step = max(1, len(numbers) // 8)

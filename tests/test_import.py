@@ -193,7 +193,7 @@ def test_imports_go_one_way(package):
 
 def test_no_file_edits_the_path_of_imports():
     """But for processes that are started with a path of their own: the launcher's, and a notebook's rehearsal."""
-    own_processes = {"server.py", "cells.py", "test_import.py"}
+    own_processes = {"server.py", "run.py", "child.py", "cells.py", "test_import.py"}
     for folder in (*PACKAGES, "tests", "tools", "site", "cluster"):
         for path in (ROOT / folder).rglob("*.py"):
             text = path.read_text(encoding="utf-8")

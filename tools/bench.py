@@ -1,9 +1,14 @@
-"""Print what exchanging gradients costs two workers: with TensorFlow and JAX, and with PyTorch if it is there.
+"""Print what exchanging gradients costs two workers: with TensorFlow and JAX, and with
+PyTorch if it is there.
 
     python -m tools.bench        some three minutes
 
-Ratios of medians, taken in turns in one run, on this machine. Nothing here is a test: a slow machine is no fault.
+Ratios of medians, taken in turns in one run, on this machine. Nothing here is a test: a
+slow machine is no fault.
 """
+
+# torch is installed for this alone; Keras says that verbose is text.
+# pyright: reportMissingImports=false, reportArgumentType=false
 
 import argparse
 import contextlib
@@ -17,11 +22,24 @@ from course_utils import data, timing
 from tools.cells import executed
 
 BATCHES = (64, 128, 256, 512, 1024)
-CELLS = ["set-up", "report", "processes", "settings", "train-step", "train", "network", "exchanges", "steps", "costs"]
+CELLS = [
+    "set-up",
+    "report",
+    "processes",
+    "settings",
+    "train-step",
+    "train",
+    "network",
+    "exchanges",
+    "steps",
+    "costs",
+]
 
 
 def on_one_core():
-    """Where this worker is, which has one core from now on: its index, and all addresses."""
+    """Where this worker is, which has one core from now on: its index, and all
+    addresses.
+    """
     config = json.loads(os.environ["TF_CONFIG"])
     index, workers = config["task"]["index"], config["cluster"]["worker"]
     cores = sorted(os.sched_getaffinity(0))
@@ -30,14 +48,18 @@ def on_one_core():
 
 
 def with_pytorch(batches):
-    """The notebook's measurement in PyTorch: the same model, batches and cores; `DistributedDataParallel` over gloo."""
+    """The notebook's measurement in PyTorch: the same model, batches and cores;
+    `DistributedDataParallel` over gloo.
+    """
     import torch
     from torch import nn
 
     index, workers = on_one_core()
     torch.set_num_threads(1)
     meeting = f"tcp://{workers[0]}"
-    torch.distributed.init_process_group("gloo", init_method=meeting, rank=index, world_size=len(workers))
+    torch.distributed.init_process_group(
+        "gloo", init_method=meeting, rank=index, world_size=len(workers)
+    )
 
     def steps(talks):
         torch.manual_seed(0)
@@ -46,7 +68,10 @@ def with_pytorch(batches):
             *(nn.Linear(32 * 13 * 13, 128), nn.ReLU(), nn.Linear(128, 10)),
         )
         model = nn.parallel.DistributedDataParallel(model) if talks else model
-        optimizer, loss_of = torch.optim.Adam(model.parameters(), 0.002), nn.CrossEntropyLoss()
+        optimizer, loss_of = (
+            torch.optim.Adam(model.parameters(), 0.002),
+            nn.CrossEntropyLoss(),
+        )
 
         def four_steps(images, labels):
             for _ in range(4):
@@ -62,8 +87,12 @@ def with_pytorch(batches):
     ways, found = {"nothing": steps(False), "gradients": steps(True)}, {}
     for batch in batches:
         part = images[:batch], labels[:batch]
-        calls = {name: lambda way=way, part=part: way(*part) for name, way in ways.items()}
-        found[batch] = timing.compare(calls, warmup=1, repeats=12 if batch == 128 else 3)
+        calls = {
+            name: lambda way=way, part=part: way(*part) for name, way in ways.items()
+        }
+        found[batch] = timing.compare(
+            calls, warmup=1, repeats=12 if batch == 128 else 3
+        )
     torch.distributed.destroy_process_group()
     return found
 
@@ -104,13 +133,21 @@ def with_jax(batches):
     for batch in batches:
         calls = {"nothing": fitting(None, batch), "gradients": fitting(together, batch)}
         timed = timing.compare(calls, warmup=1, repeats=3)
-        found[batch] = {name: dataclasses.replace(each, median=each.median / 2) for name, each in timed.items()}
+        found[batch] = {
+            name: dataclasses.replace(each, median=each.median / 2)
+            for name, each in timed.items()
+        }
     return found
 
 
 def table(title, found, names):
-    """Print rates, and shares of the limit, where they were measured: some ways are at one batch size only."""
-    print(f"{title}: thousands of examples/s of two workers together, and the share of its own limit")
+    """Print rates, and shares of the limit, where they were measured: some ways are at
+    one batch size only.
+    """
+    print(
+        f"{title}: thousands of examples/s of two workers together, and the share of "
+        "its own limit"
+    )
     print(" " * 26 + "".join(f"{batch:>13,}" for batch in found))
     for way, name in names.items():
         cells = []
@@ -125,8 +162,13 @@ def table(title, found, names):
 
 
 def network(batches):
-    """Measure and print a table for each library, at these batch sizes of a worker; 128 must be among them."""
-    with contextlib.redirect_stdout(sys.stderr), executed("03_multi_worker_strategy", *CELLS) as space:
+    """Measure and print a table for each library, at these batch sizes of a worker; 128
+    must be among them.
+    """
+    with (
+        contextlib.redirect_stdout(sys.stderr),
+        executed("03_multi_worker_strategy", *CELLS) as space,
+    ):
         tensorflow = run_on_workers(space["costs"], batches, timeout=300)[0]
     names = {
         "nothing": "nothing: the limit",
@@ -137,24 +179,41 @@ def network(batches):
     table("TensorFlow", tensorflow, names)
     for way in "all_reduce", "in_half_precision":
         ratio = tensorflow[128]["step by step"].median / tensorflow[128][way].median
-        print(f"{names[way]:26}× {ratio:.2f} of section 2's loop, at 128 examples a worker")
-    jax = run_on_workers(with_jax, batches[:3], timeout=300, env={"KERAS_BACKEND": "jax"})[0]
+        print(
+            f"{names[way]:26}× {ratio:.2f} of section 2's loop, at 128 examples a "
+            "worker"
+        )
+    jax = run_on_workers(
+        with_jax, batches[:3], timeout=300, env={"KERAS_BACKEND": "jax"}
+    )[0]
     table("Keras on JAX", jax, {"nothing": "nothing: the limit", "gradients": "fit"})
     try:
         import torch
     except ImportError:
         print("PyTorch is not installed: no comparison with it")
         return
-    alone = {"PYTHONHASHSEED": "0"}  # has workers start afresh: with TensorFlow loaded, torch ended by SIGSEGV
+    # has workers start afresh: with TensorFlow loaded, torch ended by SIGSEGV
+    alone = {"PYTHONHASHSEED": "0"}
     pytorch = run_on_workers(with_pytorch, batches, timeout=300, env=alone)[0]
-    table(f"PyTorch {torch.__version__}", pytorch, {"nothing": "nothing: the limit", "gradients": "DDP over gloo"})
-    ratios = [f"{pytorch[batch]['gradients'].median / tensorflow[batch]['all_reduce'].median:.2f}" for batch in batches]
+    table(
+        f"PyTorch {torch.__version__}",
+        pytorch,
+        {"nothing": "nothing: the limit", "gradients": "DDP over gloo"},
+    )
+    ratios = []
+    for batch in batches:
+        reduced = tensorflow[batch]["all_reduce"].median
+        ratios.append(f"{pytorch[batch]['gradients'].median / reduced:.2f}")
     print(f"{'TensorFlow / PyTorch':26}" + "".join(f"{ratio:>13}" for ratio in ratios))
 
 
 def main(arguments):
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--short", action="store_true", help="one batch size only: does it run?")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--short", action="store_true", help="one batch size only: does it run?"
+    )
     network((128,) if parser.parse_args(arguments).short else BATCHES)
 
 

@@ -1,13 +1,15 @@
 """Set where the course is published, in every place that says so.
 
-usage: python tools/publish.py OWNER/NAME [REVISION]   write the repository into tools/repository.txt, and what follows
-       python tools/publish.py                         write what follows from tools/repository.txt
-       python tools/publish.py --check [OWNER/NAME]    change nothing; name what disagrees, and exit with 1
+usage: python tools/publish.py OWNER/NAME [REVISION]   write the repository into
+       tools/repository.txt, and what follows python tools/publish.py
+       write what follows from tools/repository.txt python tools/publish.py --check
+       [OWNER/NAME]    change nothing; name what disagrees, and exit with 1
 
-The one place that holds it is tools/repository.txt: the repository, and the branch or tag, by default main. All links
-to it, the notebooks' set-up cells and the README's `git clone` follow. Before a release, name its tag: then a notebook
-opened from that tag installs the helpers of that tag. OWNER/NAME means: not published yet. With a repository, --check
-also asks whether tools/repository.txt says this one.
+The one place that holds it is tools/repository.txt: the repository, and the branch or
+tag, by default main. All links to it, the notebooks' set-up cells and the README's `git
+clone` follow. Before a release, name its tag: then a notebook opened from that tag
+installs the helpers of that tag. OWNER/NAME means: not published yet. With a
+repository, --check also asks whether tools/repository.txt says this one.
 """
 
 import pathlib
@@ -17,7 +19,8 @@ import sys
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 NAME = r"[\w.-]+/[\w.-]+"
 REVISION = r"[\w.-]+"
-PLACES = (  # what stands before the repository, and between it and the revision, if there is one
+# what stands before the repository, and between it and the revision, if there is one
+PLACES = (
     (r"colab\.research\.google\.com/github/", "/blob/(?=[\\w.-]+/notebooks/)"),
     (r"https://github\.com/", "/blob/(?=[\\w.-]+/notebooks/)"),
     (r"git\+https://github\.com/", "@"),
@@ -29,11 +32,16 @@ PLACES = (  # what stands before the repository, and between it and the revision
 
 def published(root=ROOT):
     """The repository, and the branch or tag, that tools/repository.txt names."""
-    return [*(root / "tools" / "repository.txt").read_text(encoding="utf-8").split(), "main"][:2]
+    return [
+        *(root / "tools" / "repository.txt").read_text(encoding="utf-8").split(),
+        "main",
+    ][:2]
 
 
 def slug(heading):
-    """A heading's anchor, as JupyterLab makes it, and `make site` too; GitHub's differ in case, which it overlooks."""
+    """A heading's anchor, as JupyterLab makes it, and `make site` too; GitHub's differ
+    in case, which it overlooks.
+    """
     return heading.replace(" ", "-")
 
 
@@ -41,9 +49,17 @@ def rewritten(text, repository, revision="main"):
     for before, between in PLACES:
         if between and not between.startswith("("):
             pattern = f"({before}){NAME}({between}){REVISION}"
-            text = re.sub(pattern, lambda place: f"{place[1]}{repository}{place[2]}{revision}", text)
+            text = re.sub(
+                pattern,
+                lambda place: f"{place[1]}{repository}{place[2]}{revision}",
+                text,
+            )
         else:
-            text = re.sub(f"({before}){NAME}{between or ''}", lambda place: place[1] + repository, text)
+            text = re.sub(
+                f"({before}){NAME}{between or ''}",
+                lambda place: place[1] + repository,
+                text,
+            )
     return text
 
 
@@ -54,25 +70,40 @@ def main(arguments, root=ROOT):
     check = arguments[:1] == ["--check"]
     given = arguments[check:]
     if not all(map(re.fullmatch, (NAME, REVISION), given)) or len(given) > 2 - check:
-        print(f"publish.py: {' '.join(given)!r} is not OWNER/NAME, a GitHub user and a repository", file=sys.stderr)
+        print(
+            (
+                f"publish.py: {' '.join(given)!r} is not OWNER/NAME, a GitHub user and "
+                "a repository"
+            ),
+            file=sys.stderr,
+        )
         return 2
     if given and not check:
-        (root / "tools" / "repository.txt").write_text(" ".join(given) + "\n", encoding="utf-8")
+        (root / "tools" / "repository.txt").write_text(
+            " ".join(given) + "\n", encoding="utf-8"
+        )
     repository, revision = published(root)
     wrong = []
-    for path in [root / "README.md", root / "CITATION.cff", *sorted((root / "notebooks").glob("*.ipynb"))]:
+    for path in [
+        root / "README.md",
+        root / "CITATION.cff",
+        *sorted((root / "notebooks").glob("*.ipynb")),
+    ]:
         text = path.read_text(encoding="utf-8")
         if rewritten(text, repository, revision) != text:
             wrong.append(path.relative_to(root))
             if not check:
                 path.write_text(rewritten(text, repository, revision), encoding="utf-8")
-    verdict = "does not say {}; type: python tools/publish.py" if check else "now says {}"
+    verdict = (
+        "does not say {}; type: python tools/publish.py" if check else "now says {}"
+    )
     for path in wrong:
         print(f"{path}: {verdict.format(f'{repository} {revision}')}")
     elsewhere = check and given and given[0] != repository
     if elsewhere:
         print(
-            f"tools/repository.txt says {repository}, and this is {given[0]}; type: python tools/publish.py {given[0]}"
+            f"tools/repository.txt says {repository}, and this is {given[0]}; type: "
+            f"python tools/publish.py {given[0]}"
         )
     return int(check and bool(wrong or elsewhere))
 

@@ -1,20 +1,50 @@
 """The drawing that several notebooks share: a training step."""
 
-from course_utils.plots.style import COLOURS, INK, MUTED, Figure, arrow, box, canvas, colour, device_row, styled
+from typing import Any
+
+from course_utils.plots.style import (
+    COLOURS,
+    INK,
+    MUTED,
+    Figure,
+    arrow,
+    box,
+    canvas,
+    colour,
+    device_row,
+    styled,
+)
 
 
 @styled()
-def training_step(devices: list, examples: int | list, title: str, gradient_bytes: int = 0, optimizer: bool = True,
-                  numbers: dict | None = None) -> Figure:  # fmt: skip
-    """One training step, a column for each device; with several, the all-reduce of the gradients across them.
+def training_step(
+    devices: list,
+    examples: int | list,
+    title: str,
+    gradient_bytes: int = 0,
+    optimizer: bool = True,
+    numbers: dict | None = None,
+) -> Figure:
+    """One training step, a column for each device; with several, the all-reduce of the
+    gradients across them.
 
-    examples: in each device's part of the batch: one number for all, or a list with one for each.
-    gradient_bytes: of one device's gradients. optimizer: whether the update goes through moments.
-    numbers: `{"gradients": [text, one a device], …}`, to stand in these boxes instead of their names.
+    examples: in each device's part of the batch: one number for all, or a list with one
+        for each.
+    gradient_bytes: of one device's gradients. optimizer: whether the update goes
+        through moments.
+    numbers: `{"gradients": [text, one a device], …}`, to stand in these boxes instead
+        of their names.
     """
-    sizes = list(examples) if isinstance(examples, (list, tuple)) else [examples] * len(devices)
+    sizes = (
+        list(examples)
+        if isinstance(examples, (list, tuple))
+        else [examples] * len(devices)
+    )
     if len(sizes) != len(devices):
-        raise ValueError(f"examples={examples!r}: must be one number, or one for each of the {len(devices)} devices")
+        raise ValueError(
+            f"examples={examples!r}: must be one number, or one for each of the "
+            f"{len(devices)} devices"
+        )
     several = len(devices) > 1
     rows = [
         ("inputs", "{} examples", "images, labels"),
@@ -25,29 +55,65 @@ def training_step(devices: list, examples: int | list, title: str, gradient_byte
         ("optimizer", "optimizer: moments", "optimizer.apply_gradients(…)"),
         ("weights", "update: new weights", "model.trainable_variables"),
     ]
-    rows = [row for row in rows if (several or row[2]) and (optimizer or row[0] != "optimizer")]
+    rows = [
+        row
+        for row in rows
+        if (several or row[2]) and (optimizer or row[0] != "optimizer")
+    ]
     numbers, names = numbers or {}, [text.split(": ")[-1] for _, text, _ in rows]
     if unknown := set(numbers) - set(names):
-        raise ValueError(f"numbers: no box is called {' or '.join(map(repr, sorted(unknown)))}")
+        raise ValueError(
+            f"numbers: no box is called {' or '.join(map(repr, sorted(unknown)))}"
+        )
     height = 0.7 + 0.56 * len(rows)
     bottoms = [height - 0.95 - 0.56 * k for k in range(len(rows))]
     figure, axes = canvas(title, height)
     side, width, inset = 0.1, 7.0 if several else 3.5, 0.18 if several else 0.45
-    for index, left, span in device_row(axes, devices, side, side, width, height - 2 * side):
+    for index, left, span in device_row(
+        axes, devices, side, side, width, height - 2 * side
+    ):
         middle = left + span / 2
-        for k, ((what, text, code), bottom) in enumerate(zip(rows, bottoms, strict=True)):
+        for k, ((what, text, code), bottom) in enumerate(
+            zip(rows, bottoms, strict=True)
+        ):
             if k:
-                look = (COLOURS["travels"], 2.4) if "travels" in (what, rows[k - 1][0]) else ()
-                arrow(axes, (middle, bottoms[k - 1]), (middle, bottom + 0.36), *look)
+                look: dict[str, Any] = {}
+                if "travels" in (what, rows[k - 1][0]):
+                    look = {"fill": COLOURS["travels"], "width": 2.4}
+                arrow(axes, (middle, bottoms[k - 1]), (middle, bottom + 0.36), **look)
             if what != "travels":
                 words = text.format(sizes[index])
                 short = words.split(": ")[-1]
-                words = numbers[short][index] if short in numbers else short if len(devices) > 2 else words
-                box(axes, left + inset, bottom, span - 2 * inset, 0.36, colour(what), words)
+                words = (
+                    numbers[short][index]
+                    if short in numbers
+                    else short
+                    if len(devices) > 2
+                    else words
+                )
+                box(
+                    axes,
+                    left + inset,
+                    bottom,
+                    span - 2 * inset,
+                    0.36,
+                    colour(what),
+                    words,
+                )
             if not several:
-                axes.text(3.9, bottom + 0.18, code, va="center", family="monospace", color=MUTED)
+                axes.text(
+                    3.9,
+                    bottom + 0.18,
+                    code,
+                    va="center",
+                    family="monospace",
+                    color=MUTED,
+                )
     if several:
-        text = f"all-reduce: {gradient_bytes / 2**20:.1f} MiB of gradients from each device, combined, back to each"
+        text = (
+            f"all-reduce: {gradient_bytes / 2**20:.1f} MiB of gradients from each "
+            "device, combined, back to each"
+        )
         bar = side + inset, bottoms[3], width - 2 * inset, 0.36
         box(axes, *bar, COLOURS["travels"], text, color="white", weight="bold")
     else:  # the weights of this step are those of the next step's forward pass

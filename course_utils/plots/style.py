@@ -1,39 +1,78 @@
-"""What all figures share: the palette, the looks of curves and bars, and a canvas with boxes and arrows."""
+"""What all figures share: the palette, the looks of curves and bars, and a canvas with
+boxes and arrows.
+"""
 
 import contextlib
 import textwrap
+from typing import TYPE_CHECKING, Any
 
 from course_utils.arguments import one_of
 
-COLOURS = {
-    "inputs": "#56B4E9", "activations": "#56B4E9", "weights": "#E69F00", "gradients": "#009E73", "travels": "#D55E00",
-    "optimizer": "#F0E442", "waiting": "#D9D9D9", "wrong": "#CC79A7", "compute": "#0072B2",
-}  # fmt: skip
-"""What a colour means, in every figure: the Okabe–Ito palette, which colour-blind readers can tell apart."""
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+else:  # matplotlib is loaded when something is drawn
+    Figure = Any
 
-Figure = "matplotlib.figure.Figure"
+COLOURS = {
+    "inputs": "#56B4E9",
+    "activations": "#56B4E9",
+    "weights": "#E69F00",
+    "gradients": "#009E73",
+    "travels": "#D55E00",
+    "optimizer": "#F0E442",
+    "waiting": "#D9D9D9",
+    "wrong": "#CC79A7",
+    "compute": "#0072B2",
+}
+"""What a colour means, in every figure: the Okabe–Ito palette, which colour-blind
+readers can tell apart.
+"""
+
 INK, MUTED = "#222222", "#6B6B6B"
 STYLE = {
-    "figure.dpi": 110, "figure.constrained_layout.use": True, "font.size": 11, "text.color": INK,
-    "axes.titlesize": 11, "axes.titlelocation": "left", "axes.edgecolor": MUTED, "axes.labelcolor": INK,
-    "axes.spines.top": False, "axes.spines.right": False, "axes.grid": True, "axes.axisbelow": True,
-    "grid.color": "#E8E8E8", "xtick.color": MUTED, "ytick.color": MUTED, "legend.frameon": False,
+    "figure.dpi": 110,
+    "figure.constrained_layout.use": True,
+    "font.size": 11,
+    "text.color": INK,
+    "axes.titlesize": 11,
+    "axes.titlelocation": "left",
+    "axes.edgecolor": MUTED,
+    "axes.labelcolor": INK,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "grid.color": "#E8E8E8",
+    "xtick.color": MUTED,
+    "ytick.color": MUTED,
+    "legend.frameon": False,
     "lines.linewidth": 2,
-}  # fmt: skip
+}
 LOOKS = {  # of curves whose look means something, besides the colours themselves
     "reference": {"color": MUTED, "linestyle": ":", "marker": ""},
-    "behind": {"color": INK, "linewidth": 8, "alpha": 0.2, "marker": ""},  # what other curves should lie upon
-    "points": {"color": COLOURS["compute"], "linestyle": "none", "marker": "o", "markersize": 8},
+    # what other curves should lie upon
+    "behind": {"color": INK, "linewidth": 8, "alpha": 0.2, "marker": ""},
+    "points": {
+        "color": COLOURS["compute"],
+        "linestyle": "none",
+        "marker": "o",
+        "markersize": 8,
+    },
     "wrong": {"color": COLOURS["wrong"], "linestyle": "--"},
 }
 
 
 @contextlib.contextmanager
 def styled():
-    """Decorates a drawing function: it draws in the course's style, and leaves matplotlib's settings as they were."""
-    from matplotlib import rcParams
+    """Decorates a drawing function: it draws in the course's style, and leaves
+    matplotlib's settings as they were.
+    """
+    import matplotlib
 
-    before = {name: rcParams[name] for name in STYLE}  # rc_context would undo what Jupyter's backend sets, too
+    rcParams: Any = matplotlib.rcParams
+
+    # rc_context would undo what Jupyter's backend sets, too
+    before = {name: rcParams[name] for name in STYLE}
     rcParams.update(STYLE)
     try:
         yield
@@ -48,58 +87,94 @@ def colour(what: str) -> str:
 
 def _known(chosen, labels):
     if unknown := set(chosen or {}) - set(labels):
-        raise ValueError(f"looks: nothing is called {' or '.join(map(repr, sorted(unknown)))}")
+        raise ValueError(
+            f"looks: nothing is called {' or '.join(map(repr, sorted(unknown)))}"
+        )
     return dict(chosen or {})
 
 
 def curve_looks(labels: list, chosen: dict | None = None) -> dict[str, dict]:
-    """How each of these curves is drawn, each differently; chosen: `{label: a key of LOOKS or COLOURS}` for some."""
+    """How each of these curves is drawn, each differently; chosen: `{label: a key of
+    LOOKS or COLOURS}` for some.
+    """
     chosen = _known(chosen, labels)
-    looks = {label: LOOKS[what] if what in LOOKS else {"color": colour(what)} for label, what in chosen.items()}
+    looks = {
+        label: LOOKS[what] if what in LOOKS else {"color": colour(what)}
+        for label, what in chosen.items()
+    }
     taken = [(look["color"], look.get("linestyle", "-")) for look in looks.values()]
     inks, strokes = (COLOURS["compute"], INK, MUTED), ("-", "--", "-.", ":")
     pairs = [(inks[i % 3], strokes[i % 4]) for i in range(12)]
-    free = [{"color": ink, "linestyle": stroke} for ink, stroke in pairs if (ink, stroke) not in taken]
+    free = [
+        {"color": ink, "linestyle": stroke}
+        for ink, stroke in pairs
+        if (ink, stroke) not in taken
+    ]
     if len(labels) - len(chosen) > len(free):
-        raise ValueError(f"{len(labels)} curves: at most {len(free)} can be told apart; draw fewer, or two figures")
+        raise ValueError(
+            f"{len(labels)} curves: at most {len(free)} can be told apart; draw fewer, "
+            "or two figures"
+        )
     return {label: looks.get(label) or free.pop(0) for label in labels}
 
 
 def bar_looks(labels: list, chosen: dict | None = None) -> dict[str, dict]:
-    """How each kind of bars is filled: in the colour of its name or of `chosen[name]`, else hatched, in computing's."""
-    chosen = {label: label for label in labels if label in COLOURS} | _known(chosen, labels)
+    """How each kind of bars is filled: in the colour of its name or of `chosen[name]`,
+    else hatched, in computing's.
+    """
+    chosen = {label: label for label in labels if label in COLOURS} | _known(
+        chosen, labels
+    )
     hatches, looks = ["", "////", "....", "xxxx", "----", "oo"], {}
     for label in labels:
         if label not in chosen and not hatches:
-            raise ValueError(f"{len(labels)} kinds of bars: at most 6 without a colour can be told apart")
+            raise ValueError(
+                f"{len(labels)} kinds of bars: at most 6 without a colour can be told "
+                "apart"
+            )
         hatch = "" if label in chosen else hatches.pop(0)
-        looks[label] = {"facecolor": colour(chosen.get(label, "compute")), "hatch": hatch, "edgecolor": INK}
+        looks[label] = {
+            "facecolor": colour(chosen.get(label, "compute")),
+            "hatch": hatch,
+            "edgecolor": INK,
+        }
     return looks
 
 
 def number(value: float, _=None) -> str:
-    """A number with three digits that count, or more before the point: 0.4, 26.5, 12,345."""
+    """A number with three digits that count, or more before the point: 0.4, 26.5,
+    12,345.
+    """
     return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"
 
 
 def new_axes(title: str, height: float, **kwargs) -> tuple:
-    """A figure 7.2 inches wide, and its axes. The title, the finding, starts at the left edge, above everything."""
+    """A figure 7.2 inches wide, and its axes. The title, the finding, starts at the
+    left edge, above everything.
+    """
     import matplotlib.pyplot as plt
 
     figure, axes = plt.subplots(figsize=(7.2, height), **kwargs)
     _tell_titles(type(figure))
-    figure.suptitle(textwrap.fill(title, 72), x=0.01, ha="left", weight="bold", size=12.5)
+    figure.suptitle(
+        textwrap.fill(title, 72), x=0.01, ha="left", weight="bold", size=12.5
+    )
     return figure, axes
 
 
 def _tell_titles(kind):
-    """Let Jupyter keep a figure's title as its alternative text, for readers who do not see it."""
+    """Let Jupyter keep a figure's title as its alternative text, for readers who do not
+    see it.
+    """
     from IPython import get_ipython
 
-    pictures = (shell := get_ipython()) and shell.display_formatter.formatters["image/png"]
+    pictures = (shell := get_ipython()) and shell.display_formatter.formatters[
+        "image/png"
+    ]
     try:
         draw = pictures.lookup_by_type(kind)
-    except (AttributeError, KeyError):  # not in a notebook, or pictures in another format
+    # not in a notebook, or pictures in another format
+    except (AttributeError, KeyError):
         return
     if getattr(draw, "__name__", "") != "with_title":
 
@@ -131,32 +206,66 @@ def label(axes, x: float, y: float, text: str, **look) -> None:
     axes.text(x, y, text, **({"ha": "center", "va": "center", "size": 10} | look))
 
 
-def box(axes, x: float, y: float, width: float, height: float, fill="white", text="", dashed=False, **look):
-    """A rounded box, returned: dark outline for a device, dashed for a process, filled for what lives there."""
+def box(  # noqa: PLR0913
+    axes,
+    x: float,
+    y: float,
+    width: float,
+    height: float,
+    fill: Any = "white",
+    text: str = "",
+    dashed: bool = False,
+    **look,
+):
+    """A rounded box, returned: dark outline for a device, dashed for a process, filled
+    for what lives there.
+    """
     from matplotlib.patches import FancyBboxPatch
 
-    look_of_edge = {"edgecolor": MUTED, "linestyle": "--"} if dashed else {"edgecolor": INK}
+    look_of_edge: dict[str, Any] = {"edgecolor": INK}
+    if dashed:
+        look_of_edge = {"edgecolor": MUTED, "linestyle": "--"}
     patch = FancyBboxPatch(
-        (x, y), width, height, "round,pad=0,rounding_size=0.09", facecolor=fill, lw=1.1, **look_of_edge
+        (x, y),
+        width,
+        height,
+        "round,pad=0,rounding_size=0.09",
+        facecolor=fill,
+        lw=1.1,
+        **look_of_edge,
     )
     label(axes, x + width / 2, y + height / 2, text, **look)
     return axes.add_patch(patch)
 
 
-def arrow(axes, start: tuple, end: tuple, fill: str = INK, width: float = 1.4, **ends) -> None:
-    """A straight arrow; in the colour of what travels, and thicker, where it crosses a device's edge."""
+def arrow(
+    axes, start: tuple, end: tuple, fill: str = INK, width: float = 1.4, **ends
+) -> None:
+    """A straight arrow; in the colour of what travels, and thicker, where it crosses a
+    device's edge.
+    """
     look = {"arrowstyle": "-|>", "color": fill, "lw": width, "shrinkA": 0, "shrinkB": 0}
     axes.annotate("", end, start, arrowprops=look | ends)
 
 
-def device_row(axes, names: list, left: float, bottom: float, width: float, height: float):
-    """Draw devices side by side, of more than four three and dots, and yield each one's index, left edge and width."""
+def device_row(
+    axes, names: list, left: float, bottom: float, width: float, height: float
+):
+    """Draw devices side by side, of more than four three and dots, and yield each one's
+    index, left edge and width.
+    """
     drawn = range(len(names)) if len(names) <= 4 else (0, 1, None, len(names) - 1)
     span = width / len(drawn)
     for i, index in enumerate(drawn):
         start, middle = left + i * span, left + (i + 0.5) * span
         if index is None:
-            label(axes, middle, bottom + 0.75 * height, f"…\n{len(names) - 3} more", color=MUTED)
+            label(
+                axes,
+                middle,
+                bottom + 0.75 * height,
+                f"…\n{len(names) - 3} more",
+                color=MUTED,
+            )
             continue
         box(axes, start + 0.06, bottom, span - 0.12, height)
         label(axes, middle, bottom + height - 0.2, names[index], weight="bold")
