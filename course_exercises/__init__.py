@@ -48,8 +48,8 @@ def exercise(title: str):
 
 
 def _done(answer):
-    """A function of the learner's that raises Untouched where it returns nothing yet;
-    anything else as it is.
+    """Return a function of the learner's that raises Untouched where it returns nothing
+    yet; anything else as it is.
     """
     if not inspect.isroutine(answer) and not isinstance(answer, functools.partial):
         return answer
@@ -65,8 +65,8 @@ def _done(answer):
 
 
 def _raised_by(answer, problem):
-    """Whether one of these functions raised this, and not the check that read what they
-    return.
+    """Return whether one of these functions raised this, and not the check that read
+    what they return.
 
     Of what raised in TensorFlow's graphs no frame is left; there the check computes
     nothing of its own.

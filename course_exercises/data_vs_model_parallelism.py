@@ -7,8 +7,8 @@ from course_exercises import exercise
 
 @exercise("Exercise 1")
 def gradient_average(function):
-    """Exercise 1: `function(per_replica, sizes)` averages the gradients of shards that
-    have these sizes.
+    """Check exercise 1: `function(per_replica, sizes)` averages the gradients of shards
+    that have these sizes.
     """
     import numpy as np
 
@@ -73,7 +73,7 @@ def _unequal_shards(means):
 
 @exercise("Exercise 2")
 def row_split(function):
-    """Exercise 2: `function(x, W)` is x·W, computed from the halves of W by rows."""
+    """Check exercise 2: `function(x, W)` is x·W, from the halves of W by rows."""
     import numpy as np
     import tensorflow as tf
 
@@ -101,8 +101,8 @@ def row_split(function):
 
 
 def _products(function, x, W):
-    """The shapes of what `function` multiplies by, in order of size: what it does is
-    seen in its graph.
+    """Return the shapes of what `function` multiplies by, in order of size: what it
+    does is seen in its graph.
     """
     import tensorflow as tf
 

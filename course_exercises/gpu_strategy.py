@@ -7,15 +7,15 @@ from course_utils.words import counted
 
 
 def _batches(strategy, dataset):
-    """How many examples each replica gets of the data set's first batch."""
+    """Return how many examples each replica gets of the data set's first batch."""
     first = next(iter(strategy.experimental_distribute_dataset(dataset)))
     return [len(part) for part in strategy.experimental_local_results(first[0])]
 
 
 @exercise("Exercise 1")
 def dataset_for(function, strategies):
-    """Exercise 1: `function(strategy, per_replica_batch_size)` is a data set that gives
-    each replica that many.
+    """Check exercise 1: `function(strategy, per_replica_batch_size)` is a data set that
+    gives each replica that many.
     """
     for strategy in strategies:
         for wanted in 8, 24:
@@ -34,8 +34,8 @@ def dataset_for(function, strategies):
 
 @exercise("Exercise 2")
 def shares(function):
-    """Exercise 2: `function(batch, num_replicas)` lists how many of a batch's examples
-    each replica gets.
+    """Check exercise 2: `function(batch, num_replicas)` lists how many of a batch's
+    examples each replica gets.
     """
     for batch, count in (128, 4), (7, 4), (5, 2), (6, 4), (2, 4), (9, 8), (3, 1):
         answer = function(batch, count)
@@ -67,8 +67,8 @@ def shares(function):
 
 @exercise("Exercise 3")
 def examples_seen(function, strategy):
-    """Exercise 3: `function(strategy, labels)` counts the examples of one batch on all
-    replicas, as one number.
+    """Check exercise 3: `function(strategy, labels)` counts the examples of one batch
+    on all replicas, as one number.
     """
     import tensorflow as tf
 
@@ -91,8 +91,8 @@ def examples_seen(function, strategy):
 
 @exercise("Exercise 4")
 def replica_loss(function):
-    """Exercise 4: `function(losses, weights, penalty, num_real, num_replicas)` is a
-    replica's share of the loss.
+    """Check exercise 4: `function(losses, weights, penalty, num_real, num_replicas)` is
+    a replica's share of the loss.
 
     The shares of all replicas must add up to the mean loss of the real examples (weight
     1) plus the penalty, once.

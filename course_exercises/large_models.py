@@ -6,8 +6,8 @@ from course_utils.words import counted
 
 @exercise("Exercise 1")
 def ring_order(chunk_to_send):
-    """Exercise 1: `chunk_to_send(device, step, num_devices)` is the chunk that goes to
-    the next device.
+    """Check exercise 1: `chunk_to_send(device, step, num_devices)` is the chunk that
+    goes to the next device.
     """
     for n in 4, 5:
         # whose contributions each chunk contains
@@ -52,8 +52,8 @@ def ring_order(chunk_to_send):
 
 @exercise("Exercise 2")
 def micro_batches(function):
-    """Exercise 2: `function(stages, idle)` is the least m for which (p - 1)/(m + p - 1)
-    ≤ idle.
+    """Check exercise 2: `function(stages, idle)` is the least m for which (p - 1)/(m +
+    p - 1) ≤ idle.
     """
     from course_planner import bubble_fraction
 
@@ -86,8 +86,8 @@ def micro_batches(function):
 
 @exercise("Exercise 3")
 def state_bytes(function):
-    """Exercise 3: `function(parameters, devices, level)` is what ZeRO of this level
-    leaves on each device, in bytes.
+    """Check exercise 3: `function(parameters, devices, level)` is what ZeRO of this
+    level leaves on each device, in bytes.
 
     Weights, gradients and Adam's two moments of 4 bytes; level 0 divides nothing, 1 the
     moments, 2 the gradients too, 3 the weights too; devices divide parameters.

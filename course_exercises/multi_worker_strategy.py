@@ -9,8 +9,8 @@ from course_utils.errors import message
 
 @exercise("Exercise 1")
 def tf_config(function):
-    """Exercise 1: `function(hosts, port, index)` is the text of TF_CONFIG for that
-    worker.
+    """Check exercise 1: `function(hosts, port, index)` is the text of TF_CONFIG for
+    that worker.
     """
     for hosts, port, index in (
         (["node-1", "node-2"], 2222, 1),
@@ -43,8 +43,8 @@ def tf_config(function):
 
 @exercise("Exercise 2")
 def part(function):
-    """Exercise 2: `function(examples, global_batch_size, num_workers, index)` is the
-    data set of one worker's batches.
+    """Check exercise 2: `function(examples, global_batch_size, num_workers, index)` is
+    the data set of one worker's batches.
 
     Step k of all workers together must hold the k-th global batch, in equal parts.
     """
@@ -85,7 +85,8 @@ def part(function):
 
 @exercise("Exercise 3")
 def sum_over_workers(function, run=None):
-    """Exercise 3: on two workers `function()` returns, on both, the sum of what both
+    """Check exercise 3: on two workers `function()` returns, on both, the sum of what
+    both
     hold: 12.0.
 
     run: what runs it on two workers and returns both results; `launcher.run_on_workers`
@@ -109,8 +110,8 @@ def sum_over_workers(function, run=None):
 
 @exercise("Exercise 4")
 def still_to_come(function):
-    """Exercise 4: `function(epoch, epochs, done)` is the data set of the batches left
-    after `done` steps.
+    """Check exercise 4: `function(epoch, epochs, done)` is the data set of the batches
+    left after `done` steps.
     """
     import tensorflow as tf
 

@@ -8,8 +8,8 @@ from course_utils.devices import short_name
 
 @exercise("Exercise 1")
 def counter_on(make_counter, devices):
-    """Exercise 1: `make_counter(device)` returns a variable of value 0 that lives on
-    `device`.
+    """Check exercise 1: `make_counter(device)` returns a variable of value 0 that lives
+    on `device`.
     """
     for device in reversed(devices):
         counter = make_counter(device)
@@ -31,8 +31,8 @@ def counter_on(make_counter, devices):
 
 @exercise("Exercise 2")
 def average_loss(function):
-    """Exercise 2: `function(per_example_loss, global_batch_size)` is a replica's share
-    of the batch's mean loss.
+    """Check exercise 2: `function(per_example_loss, global_batch_size)` is a replica's
+    share of the batch's mean loss.
     """
     import numpy as np
 
@@ -68,8 +68,8 @@ def average_loss(function):
 
 @exercise("Exercise 3")
 def batch_loss(function, global_batch_size):
-    """Exercise 3: `function(labels, logits)` is the replica's share of the mean loss
-    for this global batch size.
+    """Check exercise 3: `function(labels, logits)` is the replica's share of the mean
+    loss for this global batch size.
     """
     import numpy as np
 
@@ -99,8 +99,8 @@ def batch_loss(function, global_batch_size):
 
 @exercise("Exercise 4")
 def moved(load, original, device):
-    """Exercise 4: `load(path, device)` returns the model saved at `path`, on `device`,
-    with its optimizer.
+    """Check exercise 4: `load(path, device)` returns the model saved at `path`, on
+    `device`, with its optimizer.
     """
     import tempfile
 

@@ -10,8 +10,8 @@ from course_utils.tpu import xla_device
 
 @exercise("Exercise 1")
 def fitting_batch(function):
-    """Exercise 1: `function(wanted, num_cores)` is the smallest batch of a multiple of
-    8 examples for each core.
+    """Check exercise 1: `function(wanted, num_cores)` is the smallest batch of a
+    multiple of 8 examples for each core.
     """
     for wanted, cores in (100, 8), (128, 8), (129, 8), (1, 1), (9, 1), (200, 4):
         answer, right = (
@@ -37,8 +37,8 @@ def fitting_batch(function):
 
 
 def _compiled(function, arguments, rights):
-    """What is wrong with this function when XLA compiles it and it is called with each
-    of these arguments.
+    """Return what is wrong with this function when XLA compiles it and it is called
+    with each of these arguments.
     """
     import numpy as np
     import tensorflow as tf
@@ -79,8 +79,8 @@ def _compiled(function, arguments, rights):
 
 @exercise("Exercise 2")
 def mean_of_first(function):
-    """Exercise 2: `function(losses, count)` is the mean of the first `count` losses, by
-    one program for all counts.
+    """Check exercise 2: `function(losses, count)` is the mean of the first `count`
+    losses, by one program for all counts.
     """
     import tensorflow as tf
 
@@ -93,7 +93,7 @@ def mean_of_first(function):
 
 @exercise("Exercise 3")
 def largest_so_far(function):
-    """Exercise 3: `function(losses)` is the largest loss up to each position, and
+    """Check exercise 3: `function(losses)` is the largest loss up to each position, and
     compiles.
     """
     import tensorflow as tf

@@ -80,7 +80,7 @@ def check_model(model: Any) -> None:
 
 
 def _words(value):
-    """What something is, in words."""
+    """Return what something is, in words."""
     if isinstance(value, (tuple, list)):
         return (
             f"a {type(value).__name__} of {len(value)} "

@@ -27,8 +27,8 @@ from course_launcher.workers import (
 
 
 def program(name: str) -> pathlib.Path:
-    """Where a file of the folder cluster/ is, such as "train.py": in the clone, or
-    where pip has put it.
+    """Return where a file of the folder cluster/ is, such as "train.py": in the clone,
+    or where pip has put it.
     """
     installed = pathlib.Path(
         sysconfig.get_path("data"), "share", "distributed-training-course"

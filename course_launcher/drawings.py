@@ -16,8 +16,8 @@ from course_utils.words import counted
 
 @styled()
 def workers(processes: dict, title: str, travels: str, shared: str = "") -> Figure:
-    """Processes side by side: `{name: [(text, what), …]}` is what each has of its own,
-    what a key of COLOURS.
+    """Draw processes side by side: `{name: [(text, what), …]}` is what each has of its
+    own, what a key of COLOURS.
 
     travels: the text on the band across them all. shared: what all of them see besides,
         such as a folder, or "".
@@ -68,7 +68,7 @@ def workers(processes: dict, title: str, travels: str, shared: str = "") -> Figu
 
 @styled()
 def shards(policies: dict, total: int, title: str) -> Figure:
-    """Who sees which of the examples 0 to total - 1, step by step: `{policy:
+    """Draw who sees which of the examples 0 to total - 1, step by step: `{policy:
     [[[example, …], …] of each worker]}`.
 
     An example that is seen twice is drawn in the colour of what is wrong; those that
@@ -113,8 +113,8 @@ def shards(policies: dict, total: int, title: str) -> Figure:
 
 @styled()
 def parameter_server(title: str) -> Figure:
-    """A parameter server between two workers, which fetch weights and bring gradients;
-    a chief hands out the work.
+    """Draw a parameter server between two workers, which fetch weights and bring
+    gradients; a chief hands out the work.
     """
     figure, axes = canvas(title, 2.7)
     own = [("a batch", "inputs"), ("gradients", "gradients")]

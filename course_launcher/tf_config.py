@@ -17,14 +17,16 @@ LOOK_UP = 5
 
 
 def build_tf_config(workers: list[str], index: int) -> str:
-    """The value of TF_CONFIG for one of several workers, as JSON text.
+    """Return the value of TF_CONFIG for one of several workers, as JSON text.
 
-    workers: each worker's address, `"host:port"`, the same list in the same order for
-        all of them.
-    index: which of them this is, from 0; worker 0 is the chief.
+    Args:
+        workers: each worker's address, `"host:port"`, the same list in the same order
+            for all of them.
+        index: which of them this is, from 0; worker 0 is the chief.
 
-    Raises ValueError for an empty list, an address that is none, or an index that is
-    not in the list.
+    Raises:
+        ValueError: for an empty list, an address that is none, or an index that is not
+            in the list.
     """
     if isinstance(workers, str) or not workers:
         raise ValueError(
@@ -47,11 +49,13 @@ def build_tf_config(workers: list[str], index: int) -> str:
 
 
 def check_tf_config(text: str) -> list[str]:
-    """What is wrong with this value of TF_CONFIG, as a list of sentences, each with the
-    remedy; empty if all is well.
+    """Return what is wrong with this value of TF_CONFIG, each with the remedy.
 
     It looks at the text, looks up the hosts, and tries whether this process's own port
     is free on this machine: so ask on the machine, and before the strategy is made.
+
+    Returns:
+        A list of sentences, empty if all is well.
     """
     try:
         config = json.loads(text)
@@ -113,8 +117,8 @@ def check_tf_config(text: str) -> list[str]:
 
 
 def _tasks(addresses):
-    """`{index: address}` of a role's list, or of TensorFlow's sparse `{"1": address}`;
-    empty for anything else.
+    """Return `{index: address}` of a role's list, or of TensorFlow's sparse `{"1":
+    address}`; empty for anything else.
     """
     if isinstance(addresses, list):
         return {str(index): address for index, address in enumerate(addresses)}
@@ -187,8 +191,8 @@ def _split(address):
 
 
 def _place_findings(name, host, port, places):
-    """Findings on where an address leads; `places` maps what was found before to the
-    name that has it.
+    """Return what is found on where an address leads; `places` maps what was found
+    before to the name that has it.
     """
     numbers = _look_up(host)
     if not numbers:
@@ -220,8 +224,8 @@ def _place_findings(name, host, port, places):
 
 
 def _look_up(host):
-    """The host's IP addresses; none if it is not found in time (by a thread, since a
-    look-up has no deadline).
+    """Return the host's IP addresses; none if it is not found in time (by a thread,
+    since a look-up has no deadline).
     """
     answers = queue.SimpleQueue()
 
@@ -244,8 +248,8 @@ def _look_up(host):
 
 
 def _free(port):
-    """Whether a server could listen on this port of this machine, on every interface,
-    as TensorFlow's does.
+    """Return whether a server could listen on this port of this machine, on every
+    interface, as TensorFlow's does.
     """
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)

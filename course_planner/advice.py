@@ -25,11 +25,13 @@ UTILIZATION = 0.4
 class Machine:
     """What there is to train on.
 
-    memory: bytes of one device. flops: its peak per second, in the precision that is
-        used. bandwidth_inside,
-    bandwidth_between: bytes/s that a device sends to another of its host, and that a
-        host sends to another. latency:
-    seconds a message. price_per_hour: of all of it together; yours, since prices rot.
+    Attributes:
+        memory: bytes of one device.
+        flops: its peak per second, in the precision that is used.
+        bandwidth_inside: bytes/s that a device sends to another one of its host.
+        bandwidth_between: bytes/s that a host sends to another.
+        latency: seconds a message.
+        price_per_hour: of all of it together; yours, since prices rot.
         kind: "GPU" or "TPU".
     """
 
@@ -54,12 +56,12 @@ class Machine:
 
     @property
     def devices(self) -> int:
-        """All of them."""
+        """Return all of them."""
         return self.hosts * self.devices_per_host
 
     def bandwidth(self, devices: int) -> float:
-        """Bytes/s on the slowest link of a ring of this many devices, laid host by
-        host.
+        """Return the bytes/s on the slowest link of a ring of this many devices, laid
+        host by host.
         """
         return (
             self.bandwidth_inside
@@ -85,14 +87,16 @@ MACHINES = {
 
 @dataclass(frozen=True)
 class Recommendation:
-    """What to do: `use` is a class, or "nothing"; the rest says how, what it costs, and
-    why.
+    """What to do: `use` is a class, or "nothing"; the rest says how, and why.
 
-    devices: how many of them; None where nothing fits. changes: what to change in the
-        training first. step: its
-    StepTime. throughput: examples/s. efficiency: throughput / (devices x that of one,
-        if one could). cost: of a million examples, by the machine's price; None without
-        one. left_out: what the plan does not count.
+    Attributes:
+        devices: how many of them; None where nothing fits.
+        changes: what to change in the training first.
+        step: its StepTime.
+        throughput: examples/s.
+        efficiency: throughput / (devices x that of one device, if one could).
+        cost: of a million examples, by the machine's price; None without one.
+        left_out: what the plan does not count.
     """
 
     use: str
@@ -154,15 +158,25 @@ def recommend(
     headroom: float = HEADROOM,
     utilization: float = UTILIZATION,
 ) -> Recommendation:
-    """What to train this model with on this machine: the least change that fits, and
-    all devices where they help.
+    """Return what to train this model with on this machine.
 
-    First it looks for what one device can do: the batch as it is, accumulated in parts,
-    with Keras' mixed precision, with activation checkpointing. If that fits, more
-    devices are used where data parallelism makes a step at least 1.2 times as fast. If
-    not, the states are divided (ZeRO-3), then the layers, each with the same changes.
-    headroom: the share of a device's memory to fill at most. utilization: the share of
-        `machine.flops` that is reached. Raises ValueError for nonsense.
+    That is the least change that fits, and all devices where they help. First it looks
+    for what one device can do: the batch as it is, accumulated in parts, with Keras'
+    mixed precision, with activation checkpointing. If that fits, more devices are used
+    where data parallelism makes a step at least 1.2 times as fast. If not, the states
+    are divided (ZeRO-3), then the layers, each with the same changes.
+
+    Args:
+        layers: what `layer_costs` returns.
+        machine: what there is to train on.
+        global_batch_size: examples a step, of all devices together.
+        optimizer: one of OPTIMIZER_SLOTS.
+        precision: one of PRECISIONS.
+        headroom: the share of a device's memory to fill at most.
+        utilization: the share of `machine.flops` that is reached.
+
+    Raises:
+        ValueError: for nonsense.
     """
     if not isinstance(machine, Machine):
         raise ValueError(
@@ -235,8 +249,8 @@ class _Search:
         self.one_example = alone.total
 
     def fastest(self, parallelism, counts):
-        """The fastest plan of this kind, of those that fit on one of these numbers of
-        devices; or None.
+        """Return the fastest plan of this kind, of those that fit on one of these
+        numbers of devices; or None.
         """
         options = [
             option for count in counts if (option := self.fitting(parallelism, count))
@@ -244,7 +258,7 @@ class _Search:
         return max(options, key=lambda option: option.throughput, default=None)
 
     def fitting(self, parallelism, devices):
-        """The plan with the least change that fits on this many devices, as a
+        """Return the plan with the least change that fits on this many devices, as a
         Recommendation; or None.
         """
         base, machine, kind = self.base, self.machine, KINDS[parallelism]
@@ -295,7 +309,9 @@ class _Search:
         return None
 
     def why_not(self, parallelism):
-        """Why this kind does not fit on the machine, and how many devices would do."""
+        """Return why this kind does not fit on the machine, and how many devices would
+        do.
+        """
         batch, have = self.base.global_batch_size, self.machine.devices
         try:
             KINDS[parallelism].check(replace(self.base, parallelism=parallelism))
@@ -322,7 +338,7 @@ class _Search:
 
 
 def _ways(plan):
-    """Plans for the same training, from the least change on: (words, layers,
+    """Return plans for the same training, from the least change on: (words, layers,
     precision).
     """
     saving = checkpointed(plan.layers, max(1, math.isqrt(len(plan.layers))))
@@ -337,7 +353,7 @@ def _ways(plan):
 
 
 def _largest(plan):
-    """The Memory of the device that needs most."""
+    """Return the Memory of the device that needs most."""
     kind = KINDS[plan.parallelism]
     which = (
         range(plan.devices)
@@ -348,8 +364,8 @@ def _largest(plan):
 
 
 def _parts(held, room, examples):
-    """In how many equal parts a device must take its examples to fit; None if one at a
-    time does not.
+    """Return in how many equal parts a device must take its examples to fit; None if
+    one at a time does not.
     """
     spare = room - (held.total - held.activations)
     at_least = math.ceil(held.activations / spare) if spare > 0 else math.inf
@@ -362,7 +378,7 @@ def _divisors(number):
 
 
 def _class_for(parallelism, devices, machine):
-    """The class of TensorFlow or Keras that trains so."""
+    """Return the class of TensorFlow or Keras that trains so."""
     inside = devices <= machine.devices_per_host
     several = (
         "tf.distribute.MirroredStrategy"
@@ -387,7 +403,7 @@ def _time(seconds):
 
 
 def _left_out(layers):
-    """What the arithmetic does not count, in words."""
+    """Return what the arithmetic does not count, in words."""
     guessed = [layer.name for layer in layers if layer.guess]
     left_out = "the input, work space, what the framework keeps for itself"
     if not guessed:

@@ -18,8 +18,8 @@ from course_utils.plots.style import (
 
 @styled()
 def ring(story: list, title: str, note: str = "") -> Figure:
-    """The steps of a ring all-reduce on two to four devices: a line of chunks for each,
-    arrows for what travels.
+    """Draw the steps of a ring all-reduce on two to four devices: a line of chunks for
+    each, arrows for what travels.
 
     story: `[(name, values, chosen), …]`: values[d][c] is chunk c on device d, which
         began as (c + 1)·10**d, so that its digits other than 0 count the contributions
@@ -94,8 +94,8 @@ def ring(story: list, title: str, note: str = "") -> Figure:
 
 @styled()
 def split_layer(title: str) -> Figure:
-    """A matrix split by columns and by rows over two devices: which part is where, and
-    what travels afterwards.
+    """Draw a matrix split by columns and by rows over two devices: which part is where,
+    and what travels afterwards.
     """
     figure, axes = canvas(title, 3.9)
     by_columns = [
@@ -205,13 +205,14 @@ def decision(title: str) -> Figure:
 
 
 def ring_story(count: int) -> list[tuple]:
-    """The steps of a ring all-reduce on whole numbers, as `ring` draws them: `[(name,
-    values, chosen), …]`.
+    """Return the steps of a ring all-reduce on whole numbers, for `ring` to draw.
 
-    First reduce-scatter, in which each device adds what arrives, then all-gather, in
-    which it keeps it (Patarasuk &
-    Yuan, 2009): in step 0 device d sends chunk d (then d + 1), afterwards the chunk
-        that has just arrived.
+    First comes reduce-scatter, in which each device adds what arrives, then all-gather,
+    in which it keeps it (Patarasuk & Yuan, 2009). In step 0 device d sends chunk d
+    (then d + 1), afterwards the chunk that has just arrived.
+
+    Returns:
+        `[(name, values, chosen), …]`.
     """
     held, story = [[(c + 1) * 10**d for c in range(count)] for d in range(count)], []
     for name, first in ("add", 0), ("keep", 1):
@@ -227,8 +228,8 @@ def ring_story(count: int) -> list[tuple]:
 
 @styled()
 def zero(title: str) -> Figure:
-    """The ring cut in half: gradients are scattered, each device updates its own part,
-    new weights are gathered.
+    """Draw the ring cut in half: gradients are scattered, each device updates its own
+    part, new weights are gathered.
     """
     figure, axes = canvas(title, 2.75)
     columns = (0.1, 2.55, 5.0)

@@ -13,8 +13,8 @@ ALGORITHMS = ("gather", "ring", "tree")
 def all_reduce_bytes(
     elements: int, devices: int, algorithm: str = "ring", bytes_per_value: int = 4
 ) -> list[int]:
-    """Bytes that each device sends to all-reduce `elements` values: a list of `devices`
-    exact integers.
+    """Return the bytes that each device sends to all-reduce `elements` values: a list
+    of `devices` exact integers.
 
     With S = elements x bytes_per_value and N = devices:
 
@@ -48,9 +48,9 @@ def all_reduce_bytes(
 
 
 def bubble_fraction(stages: int, micro_batches: int) -> float:
-    """Share of its time, from 0 to 1, that each of p equal stages waits: (p - 1) / (m +
-    p - 1) (Huang et al., GPipe, 2019). Raises ValueError unless both are whole numbers
-    from 1 up.
+    """Return the share of its time, from 0 to 1, that each of p equal stages waits: (p
+    - 1) / (m + p - 1) (Huang et al., GPipe, 2019). Raises ValueError unless both are
+    whole numbers from 1 up.
     """
     stages, micro_batches = (
         whole_number("stages", stages, 1),
@@ -60,8 +60,8 @@ def bubble_fraction(stages: int, micro_batches: int) -> float:
 
 
 def mib(size: float) -> str:
-    """A size in bytes as text: in MiB (2**20 bytes), in bytes where MiB would read
-    0.00, in GiB from 10 GiB on.
+    """Return a size in bytes as text: in MiB (2**20 bytes), in bytes where MiB would
+    read 0.00, in GiB from 10 GiB on.
     """
     if size < 2**20 / 100:
         return counted(size, "byte")
@@ -71,7 +71,7 @@ def mib(size: float) -> str:
 
 
 def share(elements, parts, index):
-    """Length of part `index` when `elements` values are cut into `parts` as
+    """Return the length of part `index` when `elements` values are cut into `parts` as
     numpy.array_split does.
     """
     return elements // parts + (index < elements % parts)

@@ -35,18 +35,20 @@ RECURRENT = (
 
 @dataclass(frozen=True)
 class LayerCost:
-    """One layer: trainable scalars, output values and forward FLOPs per example (whole
-    numbers from 0 up).
+    """One layer: what it holds and computes for each example, as whole numbers.
 
-    kind: what tensor parallel makes of it. "kernel": split; "attention": split by heads
-        inside; "elementwise": each parameter acts on its own feature
-        (BatchNormalization), and stays with it; "whole": a copy on each device; "view":
-        the input's memory in another shape (Flatten).
-    kept: saved activations, the values per example that the backward pass needs again;
-        by default the outputs, of a
-    view none. inputs: the indices of the layers whose outputs it takes; None: the one
-        before. guess: whether the FLOPs are a guess, because what the layer computes is
-        not known.
+    Attributes:
+        parameters: trainable scalars.
+        outputs: values that it gives.
+        flops: of the forward pass, 2 for each multiply-add.
+        kind: what tensor parallel makes of it. "kernel": split; "attention": split by
+            heads inside; "elementwise": each parameter acts on its own feature
+            (BatchNormalization), and stays with it; "whole": a copy on each device;
+            "view": the input's memory in another shape (Flatten).
+        kept: saved activations, the values that the backward pass needs again; by
+            default the outputs, of a view none.
+        inputs: the indices of the layers whose outputs it takes; None: the one before.
+        guess: whether the FLOPs are a guess, because what it computes is not known.
     """
 
     name: str
@@ -71,21 +73,26 @@ class LayerCost:
 
 
 def layer_costs(model, input_shape: tuple | list | None = None) -> list[LayerCost]:
-    """The layers of any Keras model, in the order in which they compute, as a list of
-    LayerCost.
+    """Return the layers of any Keras model, in the order in which they compute.
 
-    model: Sequential, functional (nested, with skips, several inputs or outputs, shared
-        layers), or a subclass that was called once. It computes one example of zeros,
-        so that every layer shows the shapes that it really has.
-    input_shape: of one example, where the model leaves a size open, such as (224, 224,
-        3); several inputs: a list.
+    Parameters are trainable scalars, each counted once. FLOPs are 2 for each
+    multiply-add of the forward pass, without biases and activation functions;
+    attention's two products with the sequence lengths; 0 for embeddings, normalization
+    and layers without weights. A layer of the reader's own that has weights is counted
+    by these, 2 each: a guess, and marked so.
 
-    parameters: trainable scalars, each counted once. flops: 2 per multiply-add of the
-        forward pass, without biases and activation functions; attention's two products
-        with the sequence lengths; 0 for embeddings, normalization and layers without
-        weights. A layer of the reader's own that has weights is counted by these, 2
-        each: a guess, and marked so. Raises ValueError for what is no built Keras
-        model, and where a size is open.
+    Args:
+        model: Sequential, functional (nested, with skips, several inputs or outputs,
+            shared layers), or a subclass that was called once. It computes one example
+            of zeros, so that every layer shows the shapes that it really has.
+        input_shape: of one example, where the model leaves a size open, such as
+            (224, 224, 3); several inputs: a list.
+
+    Returns:
+        A list of LayerCost.
+
+    Raises:
+        ValueError: for what is no built Keras model, and where a size is open.
     """
     import keras
 
@@ -178,8 +185,8 @@ def _examples(model, input_shape):
 
 
 def _calls(model, example):
-    """`[(layer, tensors taken, tensors given), …]` of all layers that compute, as one
-    call of the model shows them.
+    """Return `[(layer, tensors taken, tensors given), …]` of all layers that compute,
+    as one call of the model shows them.
     """
     import keras
 
@@ -319,9 +326,7 @@ def _recurrence(layer, taken, given):
 
 
 def _attention(layer, taken):
-    """Four projections, and the two products of queries with keys and of scores with
-    values.
-    """
+    """Return the FLOPs of four projections, and of attention's two products."""
     queries = math.prod(taken[0].shape[1:-1])
     values = math.prod((taken[1] if len(taken) > 1 else taken[0]).shape[1:-1])
     flops = 0
@@ -342,13 +347,15 @@ def _attention(layer, taken):
 
 
 def checkpointed(layers: list[LayerCost], segments: int) -> list[LayerCost]:
-    """The same layers with activation checkpointing (Chen et al., 2016): of each of
-    `segments` runs of layers only the last output is kept.
+    """Return the same layers with activation checkpointing (Chen et al., 2016).
 
-    The rest is computed again in the backward pass: one more forward pass, so that a
-    step of three becomes one of four.
-    Left out: the segment at work, whose activations are all there for a moment. Raises
-        ValueError for nonsense.
+    Of each of `segments` runs of layers only the last output is kept. The rest is
+    computed again in the backward pass: one more forward pass, so that a step of three
+    becomes one of four. Left out: the segment at work, whose activations are all there
+    for a moment.
+
+    Raises:
+        ValueError: for nonsense.
     """
     check_layers(layers)
     segments = whole_number(
@@ -387,13 +394,18 @@ def check_layers(layers) -> None:
 def measured_activations(
     model, batch_size: int, input_shape: tuple | list | None = None
 ) -> int:
-    """Bytes that TensorFlow keeps of a forward pass for its backward pass, read off the
-    graph of both.
+    """Return the bytes that TensorFlow keeps of a forward pass for its backward pass.
 
-    model, input_shape: as in `layer_costs`. Counted is each tensor of floating point
-        that the backward pass takes from the forward pass, once; not the inputs, and
-        not the weights themselves (their copies in 16 bits are, in mixed precision).
-        Raises RuntimeError on another backend, whose graphs hold no such list.
+    They are read off the graph of both. Counted is each tensor of floating point that
+    the backward pass takes from the forward pass, once; not the inputs, and not the
+    weights themselves (their copies in 16 bits are, in mixed precision).
+
+    Args:
+        model, input_shape: as in `layer_costs`.
+        batch_size: examples.
+
+    Raises:
+        RuntimeError: on another backend, whose graphs hold no such list.
     """
     import keras
 
@@ -425,8 +437,8 @@ def measured_activations(
 
 
 def held_bytes(graph) -> int:
-    """Bytes of the tensors that the operations of `tf.gradients` in this graph take
-    from the rest of it.
+    """Return the bytes of the tensors that the operations of `tf.gradients` in this
+    graph take from the rest of it.
     """
 
     def made_by(value):

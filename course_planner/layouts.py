@@ -8,7 +8,7 @@ import re
 def check_layout(
     rules: dict, mesh: dict[str, int], shapes: dict[str, tuple]
 ) -> list[str]:
-    """A sentence for each thing that is wrong, or an empty list.
+    """Return a sentence for each thing that is wrong; an empty list if all is well.
 
     rules: `{pattern of paths: axes}`, as for `keras.distribution.LayoutMap`; axes has
         the name of an axis of the mesh, or None, for each dimension of the variable.

@@ -40,17 +40,17 @@ class Memory:
 
     @property
     def total(self) -> int:
-        """All of it, in bytes."""
+        """Return all of it, in bytes."""
         return sum(vars(self).values())
 
     @property
     def mib(self) -> dict[str, float]:
-        """The parts in MiB, by name."""
+        """Return the parts in MiB, by name."""
         return {name: size / 2**20 for name, size in vars(self).items()}
 
     @property
     def gib(self) -> dict[str, float]:
-        """The parts in GiB, by name."""
+        """Return the parts in GiB, by name."""
         return {name: size / 2**30 for name, size in vars(self).items()}
 
     def __str__(self):
@@ -72,24 +72,26 @@ class StepTime:
 
     @property
     def communication(self) -> float:
-        """Seconds of communication, latency and transfer."""
+        """Return the seconds of communication, latency and transfer."""
         return self.latency + self.transfer
 
     @property
     def total(self) -> float:
-        """Seconds of the step if nothing overlaps."""
+        """Return the seconds of the step if nothing overlaps."""
         return self.compute + self.communication
 
     @property
     def communication_share(self) -> float:
-        """Communication / total, from 0 to 1."""
+        """Return communication divided by total, from 0 to 1."""
         return self.communication / self.total
 
     def overlapped(self, buckets: int) -> float:
-        """Seconds if each of `buckets` equal parts of the gradients travels as soon as
-        it is there, behind the rest of the backward pass, which is two thirds of
-        `compute` (PyTorch's DDP: Li et al., 2020). Each bucket is an exchange of its
-        own, and pays the whole latency. With 1, `total`.
+        """Return the seconds of the step if gradients travel while others are computed.
+
+        Each of `buckets` equal parts travels as soon as it is there, behind the rest of
+        the backward pass, which is two thirds of `compute` (PyTorch's DDP: Li et al.,
+        2020). Each bucket is an exchange of its own, and pays the whole latency. With
+        1, it is `total`.
         """
         end = 0.0
         for bucket in range(1, whole_number("buckets", buckets, 1) + 1):
@@ -122,8 +124,8 @@ class Plan:
         kind.check(self)
 
     def held(self, weights: int, gradients: int, states: int, values: int) -> Memory:
-        """Memory of this many weights, gradients, weights with optimizer states, and
-        saved activations.
+        """Return the Memory of this many weights, gradients, weights with optimizer
+        states, and saved activations.
         """
         weight, gradient, activation, copy = PRECISIONS[self.precision]
         state = 4 * OPTIMIZER_SLOTS[self.optimizer] + copy
@@ -133,12 +135,12 @@ class Plan:
 
     @property
     def parameters(self) -> int:
-        """Trainable scalars of all layers."""
+        """Return the trainable scalars of all layers."""
         return sum(layer.parameters for layer in self.layers)
 
     @property
     def kept(self) -> int:
-        """Saved activations of one example in all layers."""
+        """Return the saved activations of one example in all layers."""
         return sum(layer.kept for layer in self.layers)
 
 
@@ -163,7 +165,7 @@ class OneDevice:
         """Raise ValueError if the plan cannot be carried out in this way."""
 
     def memory(self, plan, devices):
-        """The Memory of each of these devices, a list."""
+        """Return the Memory of each of these devices, a list."""
         every, values = plan.parameters, plan.kept * plan.global_batch_size
         return [
             plan.held(0, 0, 0, 0) if device else plan.held(every, every, every, values)
@@ -171,7 +173,7 @@ class OneDevice:
         ]
 
     def traffic(self, plan):
-        """Traffic of one step."""
+        """Return the traffic of one step."""
         return Traffic()
 
 
@@ -263,7 +265,7 @@ class PipelineParallel(OneDevice):
                 )
 
     def edges(self, plan):
-        """[0, first layer of device 1, …, number of layers]."""
+        """Return [0, first layer of device 1, …, number of layers]."""
         if plan.cuts is None:
             return balanced([layer.parameters for layer in plan.layers], plan.devices)
         return [0, *plan.cuts, len(plan.layers)]
@@ -306,7 +308,7 @@ class TensorParallel(OneDevice):
         self.split(plan)
 
     def split(self, plan):
-        """For each layer, whether its input and its output are split."""
+        """Return, for each layer, whether its input and its output are split."""
         states = []
         for index, layer in enumerate(plan.layers):
             split = {states[source][1] for source in _sources(plan.layers, index)} or {
@@ -391,27 +393,34 @@ def memory(
     precision: str = "float32",
     cuts: list | None = None,
 ) -> list[Memory]:
-    """Bytes that training needs on each device: a list of `devices` Memory, index =
-    device.
+    """Return the bytes that training needs on each device.
 
-    parallelism: one of PARALLELISMS; the classes of this module say what each does.
+    Weights and gradients: one value per parameter. Optimizer: 0, 1 or 2 values and, if
+    there is one, the master copy (bookkeeping of Rajbhandari et al., ZeRO, 2020).
+    Activations: each layer's output times the examples on the device (a view keeps
+    nothing). Left out: the input examples, the optimizer's few scalars, weights that
+    are not trained, the 16-bit copies of weights, work space (with ZeRO-3 the layer at
+    work is whole for a moment).
+
+    Args:
+        layers: a list of LayerCost.
+        parallelism: one of PARALLELISMS; the classes of this module say what each does.
+        devices: how many.
+        global_batch_size: examples a step, of all devices together.
         optimizer: one of OPTIMIZER_SLOTS.
-    precision: "float32", Keras' "mixed_bfloat16" and "mixed_float16" (weights,
-        gradients and states of 4 bytes, activations of 2), or "mixed, master copies" (2
-        + 2 + 12 bytes a weight with Adam).
-    cuts: of pipeline parallel, the index of the first layer of each device but the
-        first.
+        precision: "float32"; Keras' "mixed_bfloat16" and "mixed_float16" (weights,
+            gradients and states of 4 bytes, activations of 2); or "mixed, master
+            copies" (2 + 2 + 12 bytes a weight with Adam).
+        cuts: of pipeline parallel, the index of the first layer of each device but the
+            first.
 
-    Weights and gradients: one value per parameter; optimizer: 0, 1 or 2 values and, if
-        there is one, the master copy (bookkeeping of Rajbhandari et al., ZeRO, 2020).
-        Activations: each layer's output times the examples on the device
-    (a view keeps nothing). Left out: the input examples, the optimizer's few scalars,
-        weights that are not trained, the 16-bit copies of weights, work space (with
-        ZeRO-3 the layer at work is whole for a moment).
+    Returns:
+        A list of `devices` Memory, index = device.
 
-    Raises ValueError for nonsense, for a global batch that `devices` does not divide
-    (data parallel, ZeRO), for layers that are no chain (pipeline parallel) or do not
-    split (tensor parallel), and for more devices than layers.
+    Raises:
+        ValueError: for nonsense, for a global batch that `devices` does not divide
+            (data parallel, ZeRO), for layers that are no chain (pipeline parallel) or
+            do not split (tensor parallel), and for more devices than layers.
     """
     plan = Plan(
         layers, parallelism, devices, global_batch_size, optimizer, precision, cuts
@@ -428,15 +437,21 @@ def communication_volume(
     precision: str = "float32",
     cuts=None,
 ) -> list[int]:
-    """Bytes that each device sends in one training step: a list of `devices` exact
-    integers, index = device.
+    """Return the bytes that each device sends in one training step.
 
     Data parallel sends gradients, by `algorithm` (see all_reduce_bytes); ZeRO the
     ring's halves; pipeline parallel the activations at each cut, and as many gradients
     back; tensor parallel activations and their gradients, by `algorithm`. The gather of
-    a split last output is a ring's: device d sends all shares but d + 1. Same arguments
-    and errors as `memory`, and ValueError for an unknown `algorithm` (ZeRO: other than
-    the ring).
+    a split last output is a ring's: device d sends all shares but d + 1.
+
+    Args: layers, parallelism, devices, global_batch_size, precision, cuts: as in
+        `memory`. algorithm: one of ALGORITHMS; of ZeRO "ring".
+
+    Returns:
+        A list of `devices` exact integers, index = device.
+
+    Raises:
+        ValueError: as `memory`, and for an unknown `algorithm`.
     """
     plan = Plan(
         layers, parallelism, devices, global_batch_size, precision=precision, cuts=cuts
@@ -472,21 +487,25 @@ def step_time(  # noqa: PLR0913
     precision: str = "float32",
     cuts: list | None = None,
 ) -> StepTime:
-    """Seconds of one training step; nothing overlaps in its `total`.
+    """Return the seconds of one training step; nothing overlaps in its `total`.
 
-    flops_per_second: of one device. bandwidth: bytes/s that a device sends. latency:
-        seconds per message.
     Compute: 3 x the forward FLOPs, as the backward pass takes about twice the forward
-        (Amodei & Hernandez, AI and Compute, 2018; Kaplan et al., 2020). Pipeline
-        parallel leaves it whole, since without micro-batches one device works at a time
-        (see bubble_fraction); the others divide it by `devices`.
+    (Amodei & Hernandez, AI and Compute, 2018; Kaplan et al., 2020). Pipeline parallel
+    leaves it whole, since without micro-batches one device works at a time (see
+    bubble_fraction); the others divide it by `devices`.
+
     Communication: b bytes take latency + b / bandwidth (the alpha-beta model: Hockney,
-        1994). An all-reduce of S bytes
-    on N devices, algorithm "ring": 2 (N - 1) messages and 2 (N - 1) / N x S (Thakur,
-        Rabenseifner & Gropp, 2005; Patarasuk & Yuan, 2009); "tree": 2 log2 N messages
-        and 2 S (Sanders, Speck & Träff, 2009). An all-gather is half a
-    ring. Pipeline parallel: two messages at each cut. Same arguments and errors as
-        `memory`; ValueError too for rates below 1 or if no layer has FLOPs.
+    1994). An all-reduce of S bytes on N devices takes, by "ring", 2 (N - 1) messages
+    and 2 (N - 1) / N x S (Thakur, Rabenseifner & Gropp, 2005; Patarasuk & Yuan, 2009);
+    by "tree", 2 log2 N messages and 2 S (Sanders, Speck & Träff, 2009). An all-gather
+    is half a ring. Pipeline parallel: two messages at each cut.
+
+    Args: layers, parallelism, devices, global_batch_size, precision, cuts: as in
+        `memory`. flops_per_second: of one device. bandwidth: bytes/s that a device
+        sends. latency: seconds a message. algorithm: "ring" or "tree".
+
+    Raises:
+        ValueError: as `memory`, for rates below 1, and if no layer has FLOPs.
     """
     plan = Plan(
         layers, parallelism, devices, global_batch_size, precision=precision, cuts=cuts
@@ -524,6 +543,6 @@ def step_time(  # noqa: PLR0913
 
 
 def _sources(layers, index):
-    """The indices of the layers whose outputs this layer takes."""
+    """Return the indices of the layers whose outputs this layer takes."""
     inputs = layers[index].inputs
     return inputs if inputs is not None else (index - 1,) if index else ()

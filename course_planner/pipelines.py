@@ -26,14 +26,14 @@ class PipelineRun:
 
     @property
     def end(self) -> float:
-        """When the last pass ends."""
+        """Return when the last pass ends."""
         return max(
             start + length for spans in self.spans for start, length, *_ in spans
         )
 
     @property
     def idle_fraction(self) -> float:
-        """The share of all stages' time in which they wait."""
+        """Return the share of all stages' time in which they wait."""
         return 1 - sum(length for spans in self.spans for _, length, *_ in spans) / (
             len(self.spans) * self.end
         )
@@ -44,16 +44,20 @@ def run_pipeline(
 ) -> PipelineRun:
     """Pass micro-batches through stages, each in a thread of its own, forward and back.
 
-    orders: for each stage, its passes in order, such as ["forward", "forward",
-        "backward", "backward"].
-    micro_batches: what arrives at stage 0.
-    forward_pass: of (stage, number, arrived) → (what to keep, output). backward_pass:
-        of (stage, kept, gradient of the output; None at the last) → (gradient of what
-        arrived, gradients). send: of (value, stage) → the value there.
-
     No second is measured: each message carries its sender's clock, and a stage begins a
-        pass when both it and the message are ready. Raises what a pass raises, and
-        queue.Empty when a stage waits 30 seconds in vain.
+    pass when both it and the message are ready.
+
+    Args:
+        orders: for each stage, its passes in order, such as ["forward", "forward",
+            "backward", "backward"].
+        micro_batches: what arrives at stage 0.
+        forward_pass: of (stage, number, arrived) → (what to keep, output).
+        backward_pass: of (stage, kept, gradient of the output; None at the last) →
+            (gradient of what arrived, gradients).
+        send: of (value, stage) → the value there.
+
+    Raises:
+        queue.Empty: when a stage waits 30 seconds in vain. And what a pass raises.
     """
     stages = len(orders)
     boxes = {

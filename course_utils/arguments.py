@@ -9,21 +9,21 @@ import numbers
 def whole_number(
     name: str, value, low: float = 0, high: float = math.inf, limit: str = ""
 ) -> int:
-    """`value` as an int if it is a whole number (no bool) from `low` to `high` (which
-    is `limit`), or ValueError.
+    """Return `value` as an int if it is a whole number (no bool) from `low` to `high`
+    (which is `limit`), or ValueError.
     """
     return int(_number(name, value, low, high, numbers.Integral, "whole", limit))
 
 
 def finite_number(name: str, value, low: float = 0, high: float = math.inf) -> float:
-    """`value` as Python's float if it is a finite number (NumPy's too, no bool) from
-    `low` to `high`, or ValueError.
+    """Return `value` as Python's float if it is a finite number (NumPy's too, no bool)
+    from `low` to `high`, or ValueError.
     """
     return float(_number(name, value, low, high, numbers.Real, "finite"))
 
 
 def one_of(name: str, value, choices) -> str:
-    """`value` if it is one of these strings, or ValueError."""
+    """Return `value` if it is one of these strings; else raise ValueError."""
     if not isinstance(value, str) or value not in choices:
         *others, last = map(repr, choices)
         raise ValueError(

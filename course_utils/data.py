@@ -8,17 +8,20 @@ from course_utils.arguments import one_of
 
 
 def load_digits(name: str = "digits") -> tuple[tuple, tuple]:
-    """Handwritten digits in MNIST's shape and scale: `(x_train, y_train), (x_test,
-    y_test)`.
+    """Return handwritten digits in MNIST's shape and scale.
 
-    name: "digits", scikit-learn's 1,797 real 8×8 digits resized to 28×28, split into
-        1,536 to train on and 261 to test on, with the same share of every digit in both
-        (needs no network; the same everywhere), or "mnist", the 60,000 + 10,000 of
-        MNIST, downloaded by Keras once and kept in its cache.
+    Args:
+        name: "digits", scikit-learn's 1,797 real 8×8 digits resized to 28×28, split
+            into 1,536 to train on and 261 to test on, with the same share of every
+            digit in both (needs no network; the same everywhere); or "mnist", the
+            60,000 + 10,000 of MNIST, downloaded by Keras once and kept in its cache.
 
-    Images are float32 (N, 28, 28, 1) in [0, 1], labels int64 (N,). ValueError for
-    another name; RuntimeError, with the remedy, when MNIST is neither cached nor can be
-    downloaded.
+    Returns:
+        `(x_train, y_train), (x_test, y_test)`: images float32 (N, 28, 28, 1) in [0, 1],
+        labels int64 (N,).
+
+    Raises: ValueError: for another name. RuntimeError: with the remedy, when MNIST is
+        neither cached nor can be downloaded.
     """
     if one_of("name", name, ("digits", "mnist")) == "mnist":
         return _mnist()
@@ -85,23 +88,27 @@ def make_dataset(  # noqa: PLR0913
     drop_remainder: bool = True,
     prefetch: bool = True,
 ):
-    """The tf.data pipeline that the whole course trains from: batches of `(images,
-    labels)`.
+    """Return the tf.data pipeline that the whole course trains from.
 
-    images, labels: arrays of equal length N.
-    global_batch_size: examples per step over all replicas together; a strategy divides
-        it among them.
-    cache: keep the examples in memory after the first pass.
-    shuffle, seed: take the examples in a random order that depends on the seed alone.
-    reshuffle: draw a new order each epoch. Better for learning; off here, because `fit`
-        under a strategy draws one extra iterator, so that its epochs would see other
-        orders than without one.
-    drop_remainder: leave out a last, smaller batch, so that every step has the same
-        shape on every replica.
-    prefetch: prepare the next batches while the device computes.
+    Args:
+        images, labels: arrays of equal length N.
+        global_batch_size: examples per step over all replicas together; a strategy
+            divides it among them.
+        cache: keep the examples in memory after the first pass.
+        shuffle, seed: take the examples in a random order that the seed alone decides.
+        reshuffle: draw a new order each epoch. Better for learning; off here, because
+            `fit` under a strategy draws one extra iterator, so that its epochs would
+            see other orders than without one.
+        drop_remainder: leave out a last, smaller batch, so that every step has the same
+            shape on every replica.
+        prefetch: prepare the next batches while the device computes.
 
-    Raises ValueError when the lengths differ, or when the batch is not a whole number
-    between 1 and N.
+    Returns:
+        A `tf.data.Dataset` of batches `(images, labels)`.
+
+    Raises:
+        ValueError: when the lengths differ, or when the batch is not a whole number
+            between 1 and N.
     """
     import numpy as np
     import tensorflow as tf

@@ -20,14 +20,14 @@ def host() -> str:
 
 
 def tpu_in_machine() -> bool:
-    """True if this machine has a TPU, by its device files; whether TensorFlow can use
-    it is another question.
+    """Return whether this machine has a TPU, by its device files; whether TensorFlow
+    can use it is another question.
     """
     return bool(glob.glob("/dev/accel[0-9]*") or glob.glob("/dev/vfio/[0-9]*"))
 
 
 def accelerator() -> str:
-    """The kind of device that computes here, "GPU", "TPU" or "CPU"; a TPU that
+    """Return the kind of device that computes here, "GPU", "TPU" or "CPU"; a TPU that
     TensorFlow cannot use, JAX may use.
     """
     tf = sys.modules.get("tensorflow")
@@ -43,8 +43,8 @@ INSTALL_FOR_TPU = 'pip install "tensorflow-tpu==2.20.0" "libtpu<0.0.32", then re
 
 
 def unfit_libtpu() -> str:
-    """Why TensorFlow must not be imported here, if it must not: with its libtpu it
-    would abort the process. Else "".
+    """Return why TensorFlow must not be imported here, if it must not: with its libtpu
+    it would abort the process. Else "".
     """
     libtpu = (version_of("tensorflow-tpu") == "2.20.0" and version_of("libtpu")) or ""
     if tuple(map(int, re.findall(r"\d+", libtpu)[:3])) < LIBTPU_TOO_NEW:
@@ -56,8 +56,8 @@ def unfit_libtpu() -> str:
 
 
 def nvidia_smi(what: str) -> str:
-    """What NVIDIA's tool says of the first GPU that this process may see, or "" (no
-    such tool, no GPU, no answer).
+    """Return what NVIDIA's tool says of the first GPU that this process may see, or ""
+    (no such tool, no GPU, no answer).
     """
     first = os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")[0]
     command = ["nvidia-smi", f"--query-gpu={what}", "--format=csv,noheader,nounits"]
@@ -72,8 +72,8 @@ def nvidia_smi(what: str) -> str:
 
 
 def installed(module: str) -> bool:
-    """True if a module of this name can be found to import, whatever the package is
-    called that brought it.
+    """Return whether a module of this name can be found to import, whatever the package
+    is called that brought it.
     """
     return (module in sys.modules and sys.modules[module] is not None) or bool(
         importlib.util.find_spec(module)
@@ -81,7 +81,7 @@ def installed(module: str) -> bool:
 
 
 def version_of(distribution: str) -> str | None:
-    """The installed version of this distribution; None if there is none."""
+    """Return the installed version of this distribution; None if there is none."""
     from importlib.metadata import PackageNotFoundError, version
 
     with contextlib.suppress(PackageNotFoundError):
@@ -89,17 +89,21 @@ def version_of(distribution: str) -> str | None:
 
 
 def logical_devices(count: int, kind: str = "auto") -> list[str]:
-    """Names of `count` devices to build a strategy on, such as `["CPU:0", "CPU:1"]`;
-    prints one line on what they are.
+    """Return the names of devices to build a strategy on: `["CPU:0", "CPU:1"]`.
 
-    kind: "auto" takes physical GPUs if there are enough, else equal slices of the first
-        GPU's free memory, less a fifth for everything else, else logical CPUs; "gpu"
-        and "cpu" leave only those.
+    It prints one line on what they are. TensorFlow fixes its devices when it first uses
+    one: after that only the same count will do.
 
-    TensorFlow fixes its devices when it first uses one: after that only the same count
-    will do. Raises ValueError for a count (1 or more) or kind that makes no sense, and
-    RuntimeError, with the remedy, when a GPU is asked for and none is there, or when
-    TensorFlow has fixed another number of devices.
+    Args:
+        count: how many, 1 or more.
+        kind: "auto" takes physical GPUs if there are enough, else equal slices of the
+            first GPU's free memory, less a fifth for everything else, else logical
+            CPUs; "gpu" and "cpu" leave only those.
+
+    Raises:
+        ValueError: for a count or kind that makes no sense.
+        RuntimeError: with the remedy, when a GPU is asked for and none is there, or
+            when TensorFlow has fixed another number of devices.
     """
     import tensorflow as tf
 
@@ -141,8 +145,8 @@ def logical_devices(count: int, kind: str = "auto") -> list[str]:
 
 
 def short_name(device: str) -> str:
-    """The end of a device's full name: "/job:localhost/replica:0/task:0/device:CPU:10"
-    → "CPU:10".
+    """Return the end of a device's full name:
+    "/job:localhost/replica:0/task:0/device:CPU:10" → "CPU:10".
     """
     if name := re.search(r"[A-Z_]+:\d+$", str(device).upper()):
         return name.group()

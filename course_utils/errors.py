@@ -4,8 +4,8 @@ import re
 
 
 def message(problem: BaseException) -> list[str]:
-    """The lines of an error's text, at least one, without the preambles that TensorFlow
-    puts before what happened.
+    """Return the lines of an error's text, at least one, without the preambles that
+    TensorFlow puts before what happened.
     """
     text = (
         re.sub(r"\x1b\[[\d;]*m|\{\{function_node .*?\}\} ?", "", str(problem)).strip()
@@ -20,8 +20,8 @@ def message(problem: BaseException) -> list[str]:
 
 
 def opening(problem: BaseException, sentences: int = 1) -> str:
-    """The first sentences of an error's text, without what differs from run to run and
-    from one build to another.
+    """Return the first sentences of an error's text, without what differs from run to
+    run and from one build to another.
     """
     text = re.sub(r" \[Op:.*", "", message(problem)[0])
     text = re.sub(r"<[\w.]*?(\w+) object at 0x[0-9a-f]+>", r"<\1>", text)

@@ -5,8 +5,8 @@
 
 
 def build_model(seed: int = 0):
-    """The source page's network for 28×28×1 images: Conv2D 32 → MaxPooling2D → Flatten
-    → Dense 128 → Dense 10 (logits).
+    """Return the source page's network for 28×28×1 images: Conv2D 32 → MaxPooling2D →
+    Flatten → Dense 128 → Dense 10 (logits).
 
     seed: the same one gives the same initial weights under every strategy and on every
         device, because each layer's initializer carries a seed of its own. TypeError if

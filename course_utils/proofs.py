@@ -20,21 +20,25 @@ class Difference(float):
 
 
 def same(a, b, tolerance: float, what: str, relative: float = 0) -> "Difference":
-    """Print that `a` and `b` are equal to a tolerance, with the difference measured,
-    which it returns: a `Difference`.
+    """Print that `a` and `b` are equal to a tolerance, with the difference measured.
 
-    a, b: arrays (or numbers); or equally many of them with equal shapes, in lists, such
-        as two `model.get_weights()` or `model.trainable_variables`, or in dicts. The
-        line says which of them differs most, where it has a name.
-    tolerance: the largest absolute difference of two elements; 0 asks for the same
-        types and the same bits.
-    what: the claim, such as "weights on 4 replicas = weights on one device".
-    relative: an element may differ by this share of itself besides, as in
-        `numpy.allclose`.
+    Args:
+        a, b: arrays (or numbers); or equally many of them with equal shapes, in lists,
+            such as two `model.get_weights()` or `model.trainable_variables`, or in
+            dicts. The line says which of them differs most, where it has a name.
+        tolerance: the largest absolute difference of two elements; 0 asks for the same
+            types and the same bits.
+        what: the claim, such as "weights on 4 replicas = weights on one device".
+        relative: an element may differ by this share of itself besides, as in
+            `numpy.allclose`.
 
-    Raises AssertionError when they are not equal; NaN is equal to nothing. On a GPU or
-    a TPU, where no tolerance was measured, a difference up to ten times larger is told
-    and does not stop the notebook.
+    Returns:
+        A `Difference`.
+
+    Raises:
+        AssertionError: when they are not equal; NaN is equal to nothing. On a GPU or a
+            TPU, where no tolerance was measured, a difference up to ten times larger is
+            told and does not stop the notebook.
     """
     import numpy as np
 
@@ -91,8 +95,8 @@ def same(a, b, tolerance: float, what: str, relative: float = 0) -> "Difference"
 
 
 def _named(values, like=None):
-    """Names and arrays of what `same` takes; a dict in the order of `like`, if that has
-    the same keys.
+    """Return names and arrays of what `same` takes; a dict in the order of `like`, if
+    that has the same keys.
     """
     import numpy as np
 
@@ -108,8 +112,8 @@ def _named(values, like=None):
 
 
 def _difference(x, y, relative):
-    """max |x - y| beyond `relative`: exact for whole numbers, 0 for equal infinities,
-    NaN where a NaN is.
+    """Return max |x - y| beyond `relative`: exact for whole numbers, 0 for equal
+    infinities, NaN where a NaN is.
     """
     import numpy as np
 
@@ -123,11 +127,16 @@ def _difference(x, y, relative):
 
 
 def holds(condition, what: str, measured=None) -> None:
-    """Print the claim `what` when the condition is true, with what was measured, or
-    raise AssertionError.
+    """Print the claim `what` when the condition is true, with what was measured.
 
-    measured: a number (three digits of it are printed), or a text such as "4.2 % and 11
-        %".
+    Args:
+        condition: what must be true.
+        what: the claim.
+        measured: a number (three digits of it are printed), or a text such as
+            "4.2 % and 11 %".
+
+    Raises:
+        AssertionError: when the condition is not true.
     """
     if measured is not None and not isinstance(measured, str):
         measured = (
@@ -143,16 +152,20 @@ def holds(condition, what: str, measured=None) -> None:
 
 @contextlib.contextmanager
 def raises(error: Any, sentences: int = 1, words: str | None = None):
-    """Run the block, which must raise `error`, and print the error as Python would: its
-    name, and its first sentences.
+    """Run the block, which must raise `error`, and print the error as Python would.
 
-    error: an exception class, or a tuple of them, one of which must come.
-    words: what its text must hold, printed instead of its beginning: for errors that
-        begin with a machine's own paths.
+    Printed are its name and its first sentences. (Jupyter's own tag for such cells is
+    ignored by some front ends, where «Run all» would stop; and none notices when the
+    error stops coming.)
 
-    Raises AssertionError when the block raises nothing; another error passes through.
-    (Jupyter's own tag for such cells is ignored by some front ends, where «Run all»
-    would stop; and none notices when the error stops coming.)
+    Args:
+        error: an exception class, or a tuple of them, one of which must come.
+        sentences: how many of its text are printed.
+        words: what its text must hold, printed instead of its beginning: for errors
+            that begin with a machine's own paths.
+
+    Raises:
+        AssertionError: when the block raises nothing; another error passes through.
     """
     try:
         yield

@@ -67,8 +67,8 @@ if not said.endswith(b"loaded"):
 
 @contextlib.contextmanager
 def _stderr_set_aside():
-    """Another process keeps what is written to stderr, and shows it after an exception,
-    or a crash of this one.
+    """Let another process keep what is written to stderr, and show it after an
+    exception, or a crash of this one.
     """
     terminal = 2
     # no stderr, or one that is no file

@@ -15,7 +15,7 @@ from course_utils.devices import (
 
 
 def memory() -> tuple[float, float]:
-    """(all, free), in GiB."""
+    """Return (all, free), in GiB."""
     import psutil
 
     machine = psutil.virtual_memory()
@@ -23,8 +23,8 @@ def memory() -> tuple[float, float]:
 
 
 def facts() -> dict[str, str]:
-    """What is here, `{short name: short text}`; "remedy" where something is wrong.
-    Initialises no device.
+    """Return what is here, `{short name: short text}`; "remedy" where something is
+    wrong. Initialises no device.
     """
     total, free = memory()
     devices = tensorflow_facts()
@@ -44,8 +44,8 @@ def facts() -> dict[str, str]:
 
 
 def tensorflow_facts() -> dict[str, str]:
-    """TensorFlow's version, and what it says of accelerators, or why it says nothing:
-    {short name: short text}.
+    """Return TensorFlow's version, and what it says of accelerators, or why it says
+    nothing: {short name: short text}.
     """
     version, devices = _version_and_devices()
     return {"TensorFlow": version} | devices
@@ -85,8 +85,8 @@ def _version_and_devices():
 
 
 def _unused_gpu():
-    """What to say, if there is an NVIDIA GPU here that TensorFlow does not use; a
-    remedy unless that is meant.
+    """Return what to say, if there is an NVIDIA GPU here that TensorFlow does not use;
+    a remedy unless that is meant.
     """
     if not (card := nvidia_smi("name")):
         return {}
@@ -113,7 +113,7 @@ def _unused_gpu():
 
 
 def describe_environment() -> str:
-    """The same as `facts`, as a table to print: one line a fact."""
+    """Return the same as `facts`, as a table to print: one line a fact."""
     lines = facts()
     return "\n".join(
         f"{name:<{max(map(len, lines))}}  {value}" for name, value in lines.items()

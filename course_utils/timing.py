@@ -22,8 +22,8 @@ class Timing:
     repeats: int
 
     def examples_per_second(self, examples: int) -> tuple[float, float, float]:
-        """Throughput when one call handles this many examples: `(median, low, high)` in
-        examples/s.
+        """Return the throughput when one call handles this many examples: `(median,
+        low, high)` in examples/s.
         """
         examples = whole_number("examples", examples, 1)
         rate = 1000 * examples
@@ -39,10 +39,17 @@ class Timing:
 def compare(steps: dict, warmup: int = 2, repeats: int = 10) -> dict[str, Timing]:
     """Time several functions in one run: `{name: function}` → `{name: Timing}`.
 
-    Each is called `warmup` times untimed (tracing, caches), then `repeats` times timed;
-    the functions take turns, so that a slow moment of the machine falls on all of them.
+    The functions take turns, so that a slow moment of the machine falls on all of them.
     A call ends when the devices have finished, not when Python has handed them the
-    work. ValueError without steps, for a negative warmup, and for fewer than 2 repeats.
+    work.
+
+    Args:
+        steps: the functions.
+        warmup: calls of each that are not timed (tracing, caches).
+        repeats: calls of each that are timed.
+
+    Raises:
+        ValueError: without steps, for a negative warmup, and for fewer than 2 repeats.
     """
     if not steps:
         raise ValueError("steps={}: give at least one function to time")
@@ -72,7 +79,7 @@ def compare(steps: dict, warmup: int = 2, repeats: int = 10) -> dict[str, Timing
 
 
 def _waiting():
-    """Waits for this process's devices. (`tf.test.experimental.sync_devices` asks other
+    """Wait for this process's devices. (`tf.test.experimental.sync_devices` asks other
     workers', too.)
     """
     tf = sys.modules.get("tensorflow")

@@ -59,19 +59,21 @@ FAULTS = {
 
 
 def connect_tpu(replicas: int = 8, name: str | None = None) -> Accelerator:
-    """Initialise the TPU, if there is one, and return it as an `Accelerator`; else that
-    many logical CPUs in its place.
-
-    replicas: how many logical CPUs stand in for a TPU; a TPU has as many as it has.
-    name: of the TPU, or its address; by default what TPU_NAME says, else "local": in
-        this machine, as on Colab.
+    """Initialise the TPU, if there is one, and return it; else logical CPUs instead.
 
     Call it first: a TPU loses what was made before it is initialised, and TensorFlow's
-        devices are fixed then. Prints
-    one line: what was found, or why there is no TPU and what to do about it. Where
-        TensorFlow is not installed, or would abort with the libtpu that is, the
-        strategy is None. Raises ValueError for replicas that make no sense,
-        RuntimeError when it comes too late.
+    devices are fixed then. It prints one line: what was found, or why there is no TPU
+    and what to do about it. Where TensorFlow is not installed, or would abort with the
+    libtpu that is, the strategy is None.
+
+    Args:
+        replicas: how many logical CPUs stand in for a TPU; a TPU has as many as it has.
+        name: of the TPU, or its address; by default what TPU_NAME says, else "local":
+            in this machine, as on Colab.
+
+    Raises:
+        ValueError: for replicas that make no sense.
+        RuntimeError: when it comes too late.
     """
     replicas = whole_number("replicas", replicas, 1)
     if not devices.installed("tensorflow"):
@@ -107,7 +109,7 @@ def connect_tpu(replicas: int = 8, name: str | None = None) -> Accelerator:
 
 
 def _sentence(problem, name):
-    """Why there is no TPU, and what would help, in one sentence."""
+    """Return why there is no TPU, and what would help, in one sentence."""
     text = f"{type(problem).__name__}: {problem}"
     if re.search(NO_TPU_HERE, text):
         if "No OpKernel" in text and devices.tpu_in_machine():
@@ -121,8 +123,8 @@ def _sentence(problem, name):
 
 @functools.cache
 def xla_device() -> tuple[str, bool]:
-    """Where to try XLA, and whether it compiles there: ("TPU:0", True) if there is a
-    TPU, else ("CPU:0", True).
+    """Return where to try XLA, and whether it compiles there: ("TPU:0", True) if there
+    is a TPU, else ("CPU:0", True).
 
     tensorflow-tpu compiles for TPUs only. Where it finds none this is ("CPU:0", False),
     and a line, once, says so.
@@ -146,7 +148,7 @@ def xla_device() -> tuple[str, bool]:
 
 @styled()
 def inside_a_tpu(title: str, travels: str, inside: dict) -> Figure:
-    """A host and a TPU chip: what the host sends, and what is on the chip. inside:
+    """Draw a host and a TPU chip: what the host sends, and what is on the chip. inside:
     `{part: (text, what)}`, three parts.
 
     The last part is drawn as the grid that gives the matrix unit its name.
@@ -192,8 +194,8 @@ def inside_a_tpu(title: str, travels: str, inside: dict) -> Figure:
 def heatmap(
     values, rows: list, columns: list, x: str, y: str, unit: str, title: str
 ) -> Figure:
-    """Numbers in a grid, from white to the colour of computing. values: (len(rows),
-    len(columns)), lowest row first.
+    """Draw numbers in a grid, from white to the colour of computing. values:
+    (len(rows), len(columns)), lowest row first.
 
     rows, columns: the numbers along the axes. x, y: labels of the axes, with units.
         unit: of the values, from 0 up.

@@ -37,7 +37,7 @@ CELLS = [
 
 
 def on_one_core():
-    """Where this worker is, which has one core from now on: its index, and all
+    """Return where this worker is, which has one core from now on: its index, and all
     addresses.
     """
     config = json.loads(os.environ["TF_CONFIG"])
@@ -48,7 +48,7 @@ def on_one_core():
 
 
 def with_pytorch(batches):
-    """The notebook's measurement in PyTorch: the same model, batches and cores;
+    """Make the notebook's measurement in PyTorch: the same model, batches and cores;
     `DistributedDataParallel` over gloo.
     """
     import torch
@@ -98,7 +98,7 @@ def with_pytorch(batches):
 
 
 def with_jax(batches):
-    """The same with `fit` of Keras on JAX, over gloo: eight steps, four a call."""
+    """Measure the same with `fit` of Keras on JAX, over gloo: 8 steps, 4 a call."""
     import jax
     import keras
 

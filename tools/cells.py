@@ -24,8 +24,8 @@ sys.meta_path[:] = [finder for finder in sys.meta_path if 'editable' not in str(
 
 
 def set_up_elsewhere(folder, repository="OWNER/NAME", revision="main"):
-    """What a notebook's set-up cell says in `folder` where the course is not installed;
-    `installed/` gets it.
+    """Return what a notebook's set-up cell says in `folder` where the course is not
+    installed; `installed/` gets it.
 
     `folder / "gitconfig"`, if it is there, is all that git knows: it can send
     github.com somewhere else.
@@ -56,8 +56,8 @@ def set_up_elsewhere(folder, repository="OWNER/NAME", revision="main"):
 
 @contextlib.contextmanager
 def executed(notebook, *ids):
-    """What these cells of `notebooks/{notebook}.ipynb` define; while it lasts, their
-    source can be looked up.
+    """Yield what these cells of `notebooks/{notebook}.ipynb` define; while it lasts,
+    their source can be looked up.
     """
     cells = json.loads((NOTEBOOKS / f"{notebook}.ipynb").read_text("utf-8"))["cells"]
     sources = {

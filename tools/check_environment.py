@@ -45,7 +45,7 @@ OK, WARN, FAIL = "[ OK ]", "[WARN]", "[FAIL]"
 
 
 def python():
-    """Its version; and first of all whether it is the Python of the course's own
+    """Check its version; and first of all whether it is the Python of the course's own
     environment, if there is one.
     """
     own = ROOT / ".venv"
@@ -71,8 +71,8 @@ def python():
 
 
 def packages():
-    """Installed versions against requirements.txt, if it lies beside course_utils; else
-    only whether they are there.
+    """Check installed versions against requirements.txt, if it lies beside
+    course_utils; else only whether they are there.
     """
     missing, others = [], []
     for name, wanted in _requirements().items():
@@ -106,8 +106,8 @@ def packages():
 
 
 def _requirements():
-    """`{package: versions}` of requirements.txt; the needed packages, in any version,
-    where that cannot be read.
+    """Return `{package: versions}` of requirements.txt; the needed packages, in any
+    version, where that cannot be read.
     """
     try:
         from packaging.requirements import Requirement
@@ -127,8 +127,8 @@ def _requirements():
 
 
 def keras_backend():
-    """The notebooks train Keras on TensorFlow; where they use JAX, they say so to a
-    process of its own.
+    """Check Keras' backend: the notebooks train Keras on TensorFlow; where they use
+    JAX, they say so to a process of its own.
     """
     backend = os.environ.get("KERAS_BACKEND") or _configured_backend()
     if backend != "tensorflow":
@@ -140,7 +140,9 @@ def keras_backend():
 
 
 def _configured_backend():
-    """The backend in Keras' own file, which it reads where KERAS_BACKEND is not set."""
+    """Return the backend in Keras' own file, which it reads where KERAS_BACKEND is not
+    set.
+    """
     path = (
         pathlib.Path(os.environ.get("KERAS_HOME", "~/.keras")).expanduser()
         / "keras.json"
@@ -211,8 +213,8 @@ def tensorflow():
 
 
 def nvidia():
-    """What a GPU needs besides TensorFlow: a driver for CUDA 12, and for NCCL, if there
-    are several, shared memory.
+    """Check what a GPU needs besides TensorFlow: a driver for CUDA 12, and for NCCL, if
+    there are several, shared memory.
     """
     version = devices.nvidia_smi("driver_version")
     major = version.partition(".")[0]

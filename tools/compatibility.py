@@ -206,7 +206,7 @@ def with_parameter_server(way, option):
 
 
 def one(name, way, option, batch_size):
-    """The weights after 8 steps, as one list of numbers."""
+    """Return the weights after 8 steps, as one list of numbers."""
     import numpy as np
 
     import course_launcher as launcher
@@ -240,7 +240,7 @@ def one(name, way, option, batch_size):
 
 
 def seen(name, way, option, batch_size=BATCH_SIZE):
-    """What a process of its own has to say: a list of weights, or a sentence."""
+    """Return what a process of its own has to say: a list of weights, or a sentence."""
     command = [sys.executable, *PROGRAM, "--one", name, way, option, str(batch_size)]
     env = os.environ | {"CUDA_VISIBLE_DEVICES": "-1"}
     try:
@@ -270,7 +270,7 @@ def verdict(found, expected, option):
 
 
 def sentence(problem):
-    """An error's name and first words, without what differs from run to run."""
+    """Return an error's name and first words, without what differs from run to run."""
     from course_launcher import WorkerError
     from course_utils.errors import opening
 
@@ -289,7 +289,7 @@ def sentence(problem):
 
 
 def chosen(words):
-    """The combinations (strategy, way, option) whose names hold all the words."""
+    """Return the combinations (strategy, way, option) whose names hold all words."""
     combinations = itertools.product(STRATEGIES, WAYS, OPTIONS)
     return [
         names
@@ -337,8 +337,8 @@ def versions():
 
 
 def table(stored):
-    """The page's table, from all that is stored: a line for each strategy and way, a
-    mark for each environment.
+    """Return the page's table, from all that is stored: a line for each strategy and
+    way, a mark for each environment.
     """
     environments = sorted(stored, reverse=True)
     notes = []

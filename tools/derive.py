@@ -20,7 +20,7 @@ MARKS = "<!-- written by tools/derive.py -->\n", "\n<!-- end -->"
 
 
 def versions(root):
-    """The sentence on what the course is tested with."""
+    """Return the sentence on what the course is tested with."""
 
     def pin(path, name):
         text = (root / path).read_text(encoding="utf-8")
@@ -50,8 +50,8 @@ def versions(root):
 
 
 def errors(root):
-    """The errors of the notebooks' last sections, once each: title, texts, cause and
-    remedy, where.
+    """Return the errors of the notebooks' last sections, once each: title, texts, cause
+    and remedy, where.
     """
     entries = {}
     for path in sorted((root / "notebooks").glob("*.ipynb")):

@@ -31,7 +31,7 @@ PLACES = (
 
 
 def published(root=ROOT):
-    """The repository, and the branch or tag, that tools/repository.txt names."""
+    """Return the repository, and the branch or tag, that tools/repository.txt names."""
     return [
         *(root / "tools" / "repository.txt").read_text(encoding="utf-8").split(),
         "main",
@@ -39,8 +39,8 @@ def published(root=ROOT):
 
 
 def slug(heading):
-    """A heading's anchor, as JupyterLab makes it, and `make site` too; GitHub's differ
-    in case, which it overlooks.
+    """Return a heading's anchor, as JupyterLab makes it, and `make site` too; GitHub's
+    differ in case, which it overlooks.
     """
     return heading.replace(" ", "-")
 

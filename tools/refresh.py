@@ -29,8 +29,8 @@ CELL_TIMEOUT = 300  # seconds
 
 
 def chosen(arguments, purpose):
-    """The notebooks named on the command line, by default all. Exits for --help, and
-    for one that is not there.
+    """Return the notebooks named on the command line, by default all. Exits for --help,
+    and for one that is not there.
     """
     parser = argparse.ArgumentParser(
         description=purpose, formatter_class=argparse.RawDescriptionHelpFormatter

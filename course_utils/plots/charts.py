@@ -16,8 +16,8 @@ def needs(name: str, values) -> None:
 
 
 def _for_each_panel(name, option, panels, several):
-    """One entry of an option for each panel: a list with one for each, or one that
-    serves them all.
+    """Return one entry of an option for each panel: a list with one for each, or one
+    that serves them all.
     """
     if not isinstance(option, list):
         return [option] * panels
@@ -32,8 +32,8 @@ def _for_each_panel(name, option, panels, several):
 
 
 def _spread(values):
-    """Of numbers, or of triples (median, low, high): the medians, and the lengths of
-    their error bars (2, N).
+    """Return, of numbers, or of triples (median, low, high): the medians, and the
+    lengths of their error bars (2, N).
     """
     import numpy as np
 
@@ -58,19 +58,22 @@ def lines(  # noqa: PLR0913
     names: list | None = None,
     height: float = 3.5,
 ) -> Figure:
-    """Curves against something, in one panel or in several side by side.
+    """Draw curves against something, in one panel or in several side by side.
 
-    curves: `{label: points}`; points are `{x: y}`, `{x: (median, low, high)}`, or a
-        list, y at 1, 2, 3, … A list of such dicts makes a panel of each; only then may
-        every option below be a list too, one entry a panel.
-    x, y: labels of the axes, with units. One y for several panels: they share its
-        scale.
-    looks: `{label: name}`, a key of `style.LOOKS` or COLOURS, for curves whose look
-        means something.
-    log: "x", "y" or "xy", the logarithmic axes. ylim: `(low, high)` of the y axes;
-        linear ones start at 0 by default.
-    across, at: `{text: value}`, lines across (named in the legend) and upright ones.
+    Args:
+        curves: `{label: points}`; points are `{x: y}`, `{x: (median, low, high)}`, or a
+            list, y at 1, 2, 3, … A list of such dicts makes a panel of each; only then
+            may every option below be a list too, one entry a panel.
+        title: the finding.
+        x, y: labels of the axes, with units. One y for several panels: they share its
+            scale.
+        looks: `{label: name}`, a key of `style.LOOKS` or COLOURS, for curves whose look
+            means something.
+        log: "x", "y" or "xy", the logarithmic axes.
+        ylim: `(low, high)` of the y axes; linear ones start at 0 by default.
+        across, at: `{text: value}`, lines across (named in the legend), and upright.
         names: titles of the panels.
+        height: of the figure, in inches.
     """
     needs("curves", curves)
     panels, several = (curves, True) if isinstance(curves, list) else ([curves], False)
@@ -163,8 +166,8 @@ def lines(  # noqa: PLR0913
 
 
 def _scale(axes, found, logs, limits, most):
-    """Scales and ticks: on x where the points are if these are few; whole numbers where
-    all are whole.
+    """Set scales and ticks: on x where the points are if these are few; whole numbers
+    where all are whole.
     """
     from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
 
@@ -199,15 +202,18 @@ def bars(
     across=None,
     reference: bool = True,
 ) -> Figure:
-    """A horizontal bar for each way of doing something; the first, in grey, is the
-    others' reference, if there is one.
+    """Draw a horizontal bar for each way of doing something.
 
-    values: `{label: number}`, `{label: (median, low, high)}`, or `{label: {part:
-        number}}`: the parts of a bar, one behind the other, or not `stacked`, one below
-        the other; a part named like a colour gets it.
-    unit: of the numbers, the label of the axis. looks: `{part: a key of COLOURS}`, for
-        other parts.
-    across: `{text: number}`, one upright line; the axis ends at three times its number.
+    Args:
+        values: `{label: number}`, `{label: (median, low, high)}`, or `{label: {part:
+            number}}`: the parts of a bar; a part named like a colour gets it.
+        unit: of the numbers, the label of the axis.
+        title: the finding.
+        stacked: parts stand one behind the other; else one below the other.
+        looks: `{part: a key of COLOURS}`, for other parts.
+        across: `{text: number}`, one upright line; the axis ends at three times its
+            number.
+        reference: the first bar, in grey, is what the others are compared with.
     """
     import numpy as np
 
@@ -270,7 +276,7 @@ def bars(
 
 
 def _rows(axes, names, unit):
-    """Named rows from the top down, and a horizontal axis with its unit."""
+    """Draw named rows from the top down, and a horizontal axis with its unit."""
     axes.set_yticks(range(len(names)), names, color=INK)
     axes.invert_yaxis()
     axes.grid(axis="y", visible=False)
@@ -281,12 +287,15 @@ def _rows(axes, names, unit):
 def timeline(
     rows: dict, title: str, labels: dict, unit: str = "milliseconds"
 ) -> Figure:
-    """Who does what when. rows: `{name: [(start, duration, what), …]}`, what a key of
-    COLOURS.
+    """Draw who does what when.
 
-    Later spans cover earlier ones. A fourth element is a short text to stand in the
-    span, such as a number.
-    labels: `{what: word}` for the legend.
+    Args:
+        rows: `{name: [(start, duration, what), …]}`, what a key of COLOURS. Later spans
+            cover earlier ones. A fourth element is a short text to stand in the span,
+            such as a number.
+        title: the finding.
+        labels: `{what: word}` for the legend.
+        unit: of the time.
     """
     from matplotlib.patches import Patch
 

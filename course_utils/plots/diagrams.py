@@ -25,15 +25,19 @@ def training_step(
     optimizer: bool = True,
     numbers: dict | None = None,
 ) -> Figure:
-    """One training step, a column for each device; with several, the all-reduce of the
-    gradients across them.
+    """Draw one training step, a column for each device.
 
-    examples: in each device's part of the batch: one number for all, or a list with one
-        for each.
-    gradient_bytes: of one device's gradients. optimizer: whether the update goes
-        through moments.
-    numbers: `{"gradients": [text, one a device], …}`, to stand in these boxes instead
-        of their names.
+    With several there is the all-reduce of the gradients across them.
+
+    Args:
+        devices: their names.
+        examples: in each device's part of the batch: one number for all, or a list with
+            one for each.
+        title: the finding.
+        gradient_bytes: of one device's gradients.
+        optimizer: whether the update goes through moments.
+        numbers: `{"gradients": [text, one a device], …}`, to stand in these boxes
+            instead of their names.
     """
     sizes = (
         list(examples)

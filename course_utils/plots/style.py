@@ -64,7 +64,7 @@ LOOKS = {  # of curves whose look means something, besides the colours themselve
 
 @contextlib.contextmanager
 def styled():
-    """Decorates a drawing function: it draws in the course's style, and leaves
+    """Decorate a drawing function: it draws in the course's style, and leaves
     matplotlib's settings as they were.
     """
     import matplotlib
@@ -81,7 +81,7 @@ def styled():
 
 
 def colour(what: str) -> str:
-    """The colour of a meaning, a key of COLOURS; ValueError for another."""
+    """Return the colour of a meaning, a key of COLOURS; ValueError for another."""
     return COLOURS[one_of("colour", what, COLOURS)]
 
 
@@ -94,8 +94,8 @@ def _known(chosen, labels):
 
 
 def curve_looks(labels: list, chosen: dict | None = None) -> dict[str, dict]:
-    """How each of these curves is drawn, each differently; chosen: `{label: a key of
-    LOOKS or COLOURS}` for some.
+    """Return how each of these curves is drawn, each differently; chosen: `{label: a
+    key of LOOKS or COLOURS}` for some.
     """
     chosen = _known(chosen, labels)
     looks = {
@@ -119,8 +119,8 @@ def curve_looks(labels: list, chosen: dict | None = None) -> dict[str, dict]:
 
 
 def bar_looks(labels: list, chosen: dict | None = None) -> dict[str, dict]:
-    """How each kind of bars is filled: in the colour of its name or of `chosen[name]`,
-    else hatched, in computing's.
+    """Return how each kind of bars is filled: in the colour of its name or of
+    `chosen[name]`, else hatched, in computing's.
     """
     chosen = {label: label for label in labels if label in COLOURS} | _known(
         chosen, labels
@@ -142,15 +142,15 @@ def bar_looks(labels: list, chosen: dict | None = None) -> dict[str, dict]:
 
 
 def number(value: float, _=None) -> str:
-    """A number with three digits that count, or more before the point: 0.4, 26.5,
-    12,345.
+    """Return a number with three digits that count, or more before the point: 0.4,
+    26.5, 12,345.
     """
     return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"
 
 
 def new_axes(title: str, height: float, **kwargs) -> tuple:
-    """A figure 7.2 inches wide, and its axes. The title, the finding, starts at the
-    left edge, above everything.
+    """Return a figure 7.2 inches wide, and its axes. The title, the finding, starts at
+    the left edge, above everything.
     """
     import matplotlib.pyplot as plt
 
@@ -188,13 +188,15 @@ def _tell_titles(kind):
 
 
 def legend(figure: Figure, handles: dict) -> None:
-    """One legend for the whole figure, below it. handles: `{label: handle}`."""
+    """Draw one legend for the whole figure, below it. handles: `{label: handle}`."""
     columns = max(1, min(len(handles), 92 // (max(map(len, handles)) + 7)))
     figure.legend(handles.values(), handles, loc="outside lower center", ncols=columns)
 
 
 def canvas(title: str, height: float) -> tuple:
-    """Axes without axes, one unit an inch, for a drawing made of boxes and arrows."""
+    """Return axes without axes, one unit an inch, for a drawing made of boxes and
+    arrows.
+    """
     figure, axes = new_axes(title, height)
     axes.set(xlim=(0, 7.2), ylim=(0, height), aspect="equal")
     axes.axis("off")
@@ -202,7 +204,7 @@ def canvas(title: str, height: float) -> tuple:
 
 
 def label(axes, x: float, y: float, text: str, **look) -> None:
-    """A text centred on a point."""
+    """Write a text centred on a point."""
     axes.text(x, y, text, **({"ha": "center", "va": "center", "size": 10} | look))
 
 
@@ -217,8 +219,8 @@ def box(  # noqa: PLR0913
     dashed: bool = False,
     **look,
 ):
-    """A rounded box, returned: dark outline for a device, dashed for a process, filled
-    for what lives there.
+    """Draw a rounded box, and return it: dark outline for a device, dashed for a
+    process, filled for what lives there.
     """
     from matplotlib.patches import FancyBboxPatch
 
@@ -241,8 +243,8 @@ def box(  # noqa: PLR0913
 def arrow(
     axes, start: tuple, end: tuple, fill: str = INK, width: float = 1.4, **ends
 ) -> None:
-    """A straight arrow; in the colour of what travels, and thicker, where it crosses a
-    device's edge.
+    """Draw a straight arrow; in the colour of what travels, and thicker, where it
+    crosses a device's edge.
     """
     look = {"arrowstyle": "-|>", "color": fill, "lw": width, "shrinkA": 0, "shrinkB": 0}
     axes.annotate("", end, start, arrowprops=look | ends)
