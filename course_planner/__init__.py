@@ -24,4 +24,4 @@ from course_planner.parallelism import (
     memory,
     step_time,
 )
-from course_planner.pipelines import PipelineRun, run_pipeline
+from course_planner.pipelines import PipelineRun

@@ -3,9 +3,9 @@ drawings of notebook 04.
 """
 
 import functools
-import os
 import re
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 from course_utils import devices
 from course_utils.arguments import whole_number
@@ -24,11 +24,11 @@ from course_utils.words import counted
 
 
 class Accelerator(NamedTuple):
-    """What `connect_tpu` found: a strategy, its number of replicas, and what it really
+    """What `with_stand_in` found: a strategy, its number of replicas, and what it really
     is, such as "8 logical CPUs".
     """
 
-    strategy: object
+    strategy: Any
     num_replicas: int
     what: str
 
@@ -39,8 +39,7 @@ TPU the second.
 """
 FAULTS = {
     "provide a TPU Name": (
-        "no TPU was named: say connect_tpu(name=…), or 'local' where the TPU is in "
-        "this machine"
+        "no TPU was named: say tpu=…, 'local' where the TPU is in this machine"
     ),
     "already in use": (
         "another process holds the TPU: end it (on Colab: Runtime, Manage sessions), "
@@ -52,14 +51,14 @@ FAULTS = {
     ),
     "libtpu": f"libtpu, the TPU's library, is missing: {devices.INSTALL_FOR_TPU}",
     "Name or service not known|Could not lookup|urlopen|UNAVAILABLE|DEADLINE": (
-        "no TPU of the name {name!r} answers: check the name, the zone and the network"
+        "no TPU of this name answers: check the name, the zone and the network"
     ),
 }
 """What to say of errors with these words."""
 
 
-def connect_tpu(replicas: int = 8, name: str | None = None) -> Accelerator:
-    """Initialise the TPU, if there is one, and return it; else logical CPUs instead.
+def with_stand_in(connect: Callable, replicas: int = 8) -> Accelerator:
+    """Connect a TPU, if there is one, and return it; else logical CPUs instead.
 
     Call it first: a TPU loses what was made before it is initialised, and TensorFlow's
     devices are fixed then. It prints one line: what was found, or why there is no TPU
@@ -67,9 +66,8 @@ def connect_tpu(replicas: int = 8, name: str | None = None) -> Accelerator:
     libtpu that is, the strategy is None.
 
     Args:
+        connect: what connects and initialises the TPU, and returns its TPUStrategy.
         replicas: how many logical CPUs stand in for a TPU; a TPU has as many as it has.
-        name: of the TPU, or its address; by default what TPU_NAME says, else "local":
-            in this machine, as on Colab.
 
     Raises:
         ValueError: for replicas that make no sense.
@@ -82,33 +80,30 @@ def connect_tpu(replicas: int = 8, name: str | None = None) -> Accelerator:
             "without it"
         )
         return Accelerator(None, 0, "nothing: TensorFlow is not installed")
-    if problem := devices.unfit_libtpu():
+    problem = devices.unfit_libtpu()
+    if problem:
         print(problem)
         return Accelerator(None, 0, "nothing: TensorFlow cannot be loaded")
     import tensorflow as tf
 
+    # Now: an attempt that fails fixes the devices.
     physical = tf.config.list_physical_devices("CPU")[0]
     parts = [tf.config.LogicalDeviceConfiguration()] * replicas
-    devices.split(physical, replicas, parts)  # now: a failed attempt fixes the devices
-    name = os.environ.get("TPU_NAME", "local") if name is None else name
+    devices.split(physical, replicas, parts)
     try:
-        resolver = tf.distribute.cluster_resolver.TPUClusterResolver(tpu=name)
-        tf.config.experimental_connect_to_cluster(resolver)
-        tf.tpu.experimental.initialize_tpu_system(resolver)
-        strategy = tf.distribute.TPUStrategy(resolver)
+        strategy = connect()
     except Exception as problem:  # each way of having no TPU has its own type of error
-        print(f"{replicas} logical CPUs in place of a TPU: {_sentence(problem, name)}")
+        print(f"{replicas} logical CPUs in place of a TPU: {_sentence(problem)}")
         names = [f"CPU:{i}" for i in range(replicas)]
-        strategy = tf.distribute.MirroredStrategy(
-            names, tf.distribute.ReductionToOneDevice()
-        )
+        simple = tf.distribute.ReductionToOneDevice()
+        strategy = tf.distribute.MirroredStrategy(names, simple)
         return Accelerator(strategy, replicas, f"{replicas} logical CPUs")
     count = strategy.num_replicas_in_sync
     print(f"a TPU with {counted(count, 'core')}")
     return Accelerator(strategy, count, counted(count, "TPU core"))
 
 
-def _sentence(problem, name):
+def _sentence(problem):
     """Return why there is no TPU, and what would help, in one sentence."""
     text = f"{type(problem).__name__}: {problem}"
     if re.search(NO_TPU_HERE, text):
@@ -117,7 +112,7 @@ def _sentence(problem, name):
         return "there is none in this machine"
     for words, remedy in FAULTS.items():
         if re.search(words, text):
-            return remedy.format(name=name)
+            return remedy
     return f"connecting failed ({text.splitlines()[0][:200]})"
 
 

@@ -13,7 +13,7 @@ import pytest
 import tensorflow as tf
 
 from course_utils import devices, quiet, report
-from course_utils.tpu import connect_tpu
+from course_utils.tpu import with_stand_in
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 
@@ -292,7 +292,9 @@ def test_a_libtpu_with_which_tensorflow_would_abort(monkeypatch, capsys, libtpu,
     if not fits:
         facts = report.facts()
         assert facts["TensorFlow"] == "not loaded" and '"libtpu<0.0.32"' in facts["remedy"]
-        assert connect_tpu(4).strategy is None and "too new for tensorflow-tpu 2.20.0" in capsys.readouterr().out
+        assert (
+            with_stand_in(None, 4).strategy is None and "too new for tensorflow-tpu 2.20.0" in capsys.readouterr().out
+        )
     monkeypatch.setattr(devices, "version_of", {"tensorflow-tpu": "2.22.0"}.get)
     assert devices.unfit_libtpu() == ""
 

@@ -7,7 +7,16 @@ import tensorflow as tf
 
 from course_exercises import tpu_strategy
 from course_utils import devices
-from course_utils.tpu import connect_tpu, xla_device
+from course_utils.tpu import with_stand_in, xla_device
+from tools.cells import source_of
+
+
+@pytest.fixture
+def connect_tpu():
+    """The function that notebook 04 defines, before it calls it."""
+    space = {}
+    exec(source_of("04_tpu_strategy", "connect").partition("\ntpu = ")[0], space)
+    return lambda replicas: with_stand_in(space["connect_tpu"], replicas)
 
 
 @pytest.fixture
@@ -39,7 +48,7 @@ def ways(monkeypatch):
 
 
 @pytest.mark.parametrize("cores, what", [(8, "8 TPU cores"), (1, "1 TPU core")])
-def test_a_tpu_is_initialised_before_anything_else(ways, capsys, cores, what):
+def test_a_tpu_is_initialised_before_anything_else(ways, connect_tpu, capsys, cores, what):
     asked = ways(cores=cores)
     found = connect_tpu(4)
     assert (found.strategy.num_replicas_in_sync, found.num_replicas, found.what) == (cores, cores, what)
@@ -48,12 +57,12 @@ def test_a_tpu_is_initialised_before_anything_else(ways, capsys, cores, what):
     assert capsys.readouterr().out == f"a TPU with {what.replace('TPU ', '')}\n"
 
 
-@pytest.mark.parametrize("named, given, asked_for", [(None, "mine", "mine"), ("env", None, "env"), ("env", "x", "x")])
-def test_which_tpu_is_asked_for(ways, monkeypatch, named, given, asked_for):
+@pytest.mark.parametrize("named, asked_for", [(None, "local"), ("mine", "mine")])
+def test_which_tpu_is_asked_for(ways, connect_tpu, monkeypatch, named, asked_for):
     asked = ways()
     if named:
         monkeypatch.setenv("TPU_NAME", named)
-    connect_tpu(4, given)
+    connect_tpu(4)
     assert asked[0] == ("resolve", asked_for)
 
 
@@ -71,7 +80,12 @@ FAULTS = [
         "this TensorFlow has no TPU kernels",
     ),
     (tf.errors.InternalError(None, None, NO_PLATFORM), "initialize", (), "there is none in this machine"),
-    (ValueError("Please provide a TPU Name to connect to."), "resolve", (), "no TPU was named: say connect_tpu(name="),
+    (
+        ValueError("Please provide a TPU Name to connect to."),
+        "resolve",
+        (),
+        "no TPU was named: say tpu=…, 'local'",
+    ),
     (tf.errors.AbortedError(None, None, HELD), "connect", (), "another process holds the TPU: end it"),
     (RuntimeError("Failed to open libtpu.so: cannot open shared object"), "initialize", (), "library, is missing: pip"),
     (
@@ -90,14 +104,14 @@ FAULTS = [
         OSError("<urlopen error [Errno -2] Name or service not known>"),
         "connect",
         (),
-        "no TPU of the name 'local' answers",
+        "no TPU of this name answers",
     ),
     (KeyError("something new"), "strategy", (), "connecting failed (KeyError: 'something new')"),
 ]
 
 
 @pytest.mark.parametrize("fault, at, accelerators, words", FAULTS)
-def test_every_way_of_having_no_tpu_is_one_sentence(ways, capsys, fault, at, accelerators, words):
+def test_every_way_of_having_no_tpu_is_one_sentence(ways, connect_tpu, capsys, fault, at, accelerators, words):
     ways(fault, at, accelerators=accelerators)
     found = connect_tpu(4)
     said = capsys.readouterr().out
@@ -106,14 +120,14 @@ def test_every_way_of_having_no_tpu_is_one_sentence(ways, capsys, fault, at, acc
     assert found.strategy.num_replicas_in_sync == 4 and isinstance(found.strategy, tf.distribute.MirroredStrategy)
 
 
-def test_no_tpu_here(capsys):
+def test_no_tpu_here(connect_tpu, capsys):
     """TensorFlow's own resolver, on this machine."""
     found = connect_tpu(4)
     assert found.what == "4 logical CPUs" and "4 logical CPUs in place of a TPU: " in capsys.readouterr().out
     assert float(found.strategy.reduce("SUM", found.strategy.run(lambda: tf.ones([])), axis=None)) == 4
 
 
-def test_tpu_asked_for_too_late_or_wrongly(ways):
+def test_tpu_asked_for_too_late_or_wrongly(ways, connect_tpu):
     ways()
     with pytest.raises(RuntimeError, match="3 logical CPU devices were asked for, but TensorFlow already runs with 4"):
         connect_tpu(3)

@@ -54,6 +54,13 @@ def set_up_elsewhere(folder, repository="OWNER/NAME", revision="main"):
     )
 
 
+def source_of(notebook: str, name: str) -> str:
+    """Return the source of one cell of `notebooks/{notebook}.ipynb`."""
+    cells = json.loads((NOTEBOOKS / f"{notebook}.ipynb").read_text("utf-8"))["cells"]
+    (source,) = ("".join(cell["source"]) for cell in cells if cell["id"] == name)
+    return source
+
+
 @contextlib.contextmanager
 def executed(notebook, *ids):
     """Yield what these cells of `notebooks/{notebook}.ipynb` define; while it lasts,
