@@ -10,7 +10,7 @@ import traceback
 from course_utils.errors import opening
 
 
-class Untouched(Exception):
+class Unanswered(Exception):
     """A function of the learner's returned the `...` of the exercise, or nothing."""
 
 
@@ -26,8 +26,8 @@ def exercise(title: str):
         @functools.wraps(find_fault)
         def check(*answer, **named):
             try:
-                fault = find_fault(*map(_done, answer), **named)
-            except Untouched:
+                fault = find_fault(*map(_raise_if_unanswered, answer), **named)
+            except Unanswered:
                 fault = "Replace the `...`."
             except Exception as problem:
                 where = (
@@ -47,21 +47,21 @@ def exercise(title: str):
     return wrap
 
 
-def _done(answer):
-    """Return a function of the learner's that raises Untouched where it returns nothing
-    yet; anything else as it is.
+def _raise_if_unanswered(answer):
+    """Return a function of the learner's that raises Unanswered where it returns
+    nothing yet; anything else as it is.
     """
     if not inspect.isroutine(answer) and not isinstance(answer, functools.partial):
         return answer
 
     @functools.wraps(answer)
-    def asked(*given, **named):
+    def wrapper(*given, **named):
         value = answer(*given, **named)
         if value is ... or value is None:
-            raise Untouched
+            raise Unanswered
         return value
 
-    return asked
+    return wrapper
 
 
 def _raised_by(answer, problem):

@@ -33,7 +33,7 @@ def dataset_for(function, strategies):
 
 
 @exercise("Exercise 2")
-def shares(function):
+def check_replica_sizes(function):
     """Check exercise 2: `function(batch, num_replicas)` lists how many of a batch's
     examples each replica gets.
     """

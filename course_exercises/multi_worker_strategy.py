@@ -3,7 +3,7 @@
 import inspect
 import json
 
-from course_exercises import Untouched, exercise
+from course_exercises import Unanswered, exercise
 from course_utils.errors import message
 
 
@@ -42,7 +42,7 @@ def tf_config(function):
 
 
 @exercise("Exercise 2")
-def part(function):
+def check_worker_shard(function):
     """Check exercise 2: `function(examples, global_batch_size, num_workers, index)` is
     the data set of one worker's batches.
 
@@ -99,7 +99,7 @@ def sum_over_workers(function, run=None):
     except launcher.WorkerError as problem:
         return f"On the workers: {message(problem)[0]}."
     if ... in answer or None in answer:
-        raise Untouched
+        raise Unanswered
     if answer != [12.0, 12.0]:
         return (
             "Each worker holds 1 + 2 + 3, so both should return 12.0; they return "

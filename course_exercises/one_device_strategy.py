@@ -98,7 +98,7 @@ def batch_loss(function, global_batch_size):
 
 
 @exercise("Exercise 4")
-def moved(load, original, device):
+def check_moved_model(load, original, device):
     """Check exercise 4: `load(path, device)` returns the model saved at `path`, on
     `device`, with its optimizer.
     """

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 
 from course_planner.formulas import mib
 from course_planner.layers import LayerCost, checkpointed
-from course_planner.parallelism import KINDS, Plan, StepTime, step_time
+from course_planner.parallelism import PARALLELISM_BY_NAME, Plan, StepTime, step_time
 from course_utils.arguments import finite_number, one_of, whole_number
 from course_utils.words import counted
 
@@ -184,11 +184,11 @@ def recommend(
             "A100']"
         )
     base = Plan(layers, "one device", 1, global_batch_size, optimizer, precision)
-    room = machine.memory * finite_number("headroom", headroom, 0, 1)
+    memory_budget = machine.memory * finite_number("headroom", headroom, 0, 1)
     search = _Search(
         base,
         machine,
-        room,
+        memory_budget,
         machine.flops * finite_number("utilization", utilization, 0, 1),
     )
     alone = search.fitting("one device", 1)
@@ -210,7 +210,7 @@ def recommend(
     reasons = [
         (
             f"One device would need {mib(least)} for a single example, at best, and "
-            f"may fill {mib(room)}."
+            f"may fill {mib(memory_budget)}."
         )
     ]
     for name in "ZeRO-3", "tensor parallel", "pipeline parallel":
@@ -230,13 +230,19 @@ def recommend(
 
 
 class _Search:
-    """The ways to train one model on one machine. room: bytes that a device may fill;
-    speed: FLOP/s that it reaches.
+    """The ways to train one model on one machine.
+
+    Attributes:
+        base: the plan on one device.
+        machine: what there is to train on.
+        memory_budget: bytes that a device may fill.
+        speed: FLOP/s that a device reaches.
     """
 
-    def __init__(self, base, machine, room, speed):
-        self.base, self.machine, self.room, self.speed = base, machine, room, speed
-        self.ways = list(_ways(base))
+    def __init__(self, base, machine, memory_budget, speed):
+        self.base, self.machine = base, machine
+        self.memory_budget, self.speed = memory_budget, speed
+        self.ways = list(_training_variants(base))
         alone = step_time(
             base.layers,
             "one device",
@@ -261,7 +267,7 @@ class _Search:
         """Return the plan with the least change that fits on this many devices, as a
         Recommendation; or None.
         """
-        base, machine, kind = self.base, self.machine, KINDS[parallelism]
+        base, machine, kind = self.base, self.machine, PARALLELISM_BY_NAME[parallelism]
         batch = base.global_batch_size
         for changes, costs, precision in self.ways:
             plan = {
@@ -275,8 +281,10 @@ class _Search:
             # more devices than layers, or a graph that does not split
             except ValueError:
                 return None
-            parts = _parts(
-                held, self.room, batch // (devices if kind.divides_batch else 1)
+            parts = _accumulation_steps(
+                held,
+                self.memory_budget,
+                batch // (devices if kind.divides_batch else 1),
             )
             if parts is None:
                 continue
@@ -314,7 +322,9 @@ class _Search:
         """
         batch, have = self.base.global_batch_size, self.machine.devices
         try:
-            KINDS[parallelism].check(replace(self.base, parallelism=parallelism))
+            PARALLELISM_BY_NAME[parallelism].check(
+                replace(self.base, parallelism=parallelism)
+            )
         except ValueError as problem:
             sentence = str(problem).removeprefix("layers: ")
             return f"{sentence[0].upper()}{sentence[1:]}."
@@ -337,7 +347,7 @@ class _Search:
         return f"{words} not fit on more either{why}."
 
 
-def _ways(plan):
+def _training_variants(plan):
     """Return plans for the same training, from the least change on: (words, layers,
     precision).
     """
@@ -354,7 +364,7 @@ def _ways(plan):
 
 def _largest(plan):
     """Return the Memory of the device that needs most."""
-    kind = KINDS[plan.parallelism]
+    kind = PARALLELISM_BY_NAME[plan.parallelism]
     which = (
         range(plan.devices)
         if plan.parallelism == "pipeline parallel"
@@ -363,11 +373,11 @@ def _largest(plan):
     return max(kind.memory(plan, which), key=lambda memory: memory.total)
 
 
-def _parts(held, room, examples):
+def _accumulation_steps(held, memory_budget, examples):
     """Return in how many equal parts a device must take its examples to fit; None if
     one at a time does not.
     """
-    spare = room - (held.total - held.activations)
+    spare = memory_budget - (held.total - held.activations)
     at_least = math.ceil(held.activations / spare) if spare > 0 else math.inf
     return next((parts for parts in _divisors(examples) if parts >= at_least), None)
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from course_utils.arguments import one_of, whole_number
 from course_utils.words import counted
 
-KINDS = ("kernel", "attention", "elementwise", "whole", "view")
+TENSOR_PARALLEL_SPLITS = ("kernel", "attention", "elementwise", "whole", "view")
 ELEMENTWISE = (
     "BatchNormalization",
     "LayerNormalization",
@@ -61,7 +61,7 @@ class LayerCost:
     guess: bool = False
 
     def __post_init__(self):
-        one_of(f"kind of layer {self.name!r}", self.kind, KINDS)
+        one_of(f"kind of layer {self.name!r}", self.kind, TENSOR_PARALLEL_SPLITS)
         if self.kept is None:
             object.__setattr__(self, "kept", 0 if self.kind == "view" else self.outputs)
         for field in ("parameters", "outputs", "flops", "kept"):
@@ -101,26 +101,34 @@ def layer_costs(model, input_shape: tuple | list | None = None) -> list[LayerCos
             f"model={model!r}: must be a built Keras model (give it an Input, or call "
             "it once)"
         )
-    calls, counted = _calls(model, _examples(model, input_shape)), set()
-    costs, makers = [], {}
-    for layer, taken, given in calls:
-        fresh = [weight for weight in _weights(layer) if id(weight) not in counted]
-        counted |= {id(weight) for weight in fresh}
-        flops, kind, guess = _work(layer, taken, given)
+    calls, counted = _trace_calls(model, _examples(model, input_shape)), set()
+    costs, producer_of = [], {}
+    for layer, layer_inputs, layer_outputs in calls:
+        new_weights = [
+            weight for weight in _weights(layer) if id(weight) not in counted
+        ]
+        counted |= {id(weight) for weight in new_weights}
+        flops, kind, guess = _work(layer, layer_inputs, layer_outputs)
         inputs = tuple(
-            sorted({makers[id(value)] for value in taken if id(value) in makers})
+            sorted(
+                {
+                    producer_of[id(value)]
+                    for value in layer_inputs
+                    if id(value) in producer_of
+                }
+            )
         )
-        known = all(id(value) in makers for value in taken) or not costs
+        known = all(id(value) in producer_of for value in layer_inputs) or not costs
         before = (len(costs) - 1,) if costs else ()
-        outputs = sum(math.prod(value.shape[1:]) for value in given)
-        parameters = sum(math.prod(weight.shape) for weight in fresh)
+        outputs = sum(math.prod(value.shape[1:]) for value in layer_outputs)
+        parameters = sum(math.prod(weight.shape) for weight in new_weights)
         inputs = None if known and inputs == before else inputs
         costs.append(
             LayerCost(
                 layer.name, parameters, outputs, flops, kind, inputs=inputs, guess=guess
             )
         )
-        makers |= {id(value): len(costs) - 1 for value in given}
+        producer_of |= {id(value): len(costs) - 1 for value in layer_outputs}
     if not costs:
         raise ValueError(f"model={model.name!r}: has no layers")
     # the reader's own, outside
@@ -184,8 +192,8 @@ def _examples(model, input_shape):
     return keras.tree.pack_sequence_as(inputs, zeros)
 
 
-def _calls(model, example):
-    """Return `[(layer, tensors taken, tensors given), …]` of all layers that compute,
+def _trace_calls(model, example):
+    """Return `[(layer, its inputs, its outputs), …]` of all layers that compute,
     as one call of the model shows them.
     """
     import keras
@@ -208,17 +216,17 @@ def _calls(model, example):
         if len(calls) == before or any(
             id(weight) not in inner for weight in _weights(layer)
         ):
-            taken = [
+            layer_inputs = [
                 value
                 for value in keras.tree.flatten((args, named))
                 if hasattr(value, "shape")
             ]
-            given = [
+            layer_outputs = [
                 value
                 for value in keras.tree.flatten(outputs)
                 if hasattr(value, "shape")
             ]
-            calls.append((layer, taken, given))
+            calls.append((layer, layer_inputs, layer_outputs))
         return outputs
 
     def watching(plain):
@@ -255,26 +263,28 @@ def _replaced(owner, name, value):
         setattr(owner, name, before)
 
 
-def _work(layer, taken, given):
+def _work(layer, layer_inputs, layer_outputs):
     """Return (FLOPs, kind, whether they are a guess) of one call of a layer."""
     name = type(layer).__name__
     bases = {base.__name__ for base in type(layer).__mro__}
-    outputs = math.prod(given[0].shape[1:])
-    if name in ("Matmul", "Dot") and len(taken) == 2:
-        return 2 * outputs * taken[0].shape[-1], "elementwise", False
+    outputs = math.prod(layer_outputs[0].shape[1:])
+    if name in ("Matmul", "Dot") and len(layer_inputs) == 2:
+        return 2 * outputs * layer_inputs[0].shape[-1], "elementwise", False
     if name == "TimeDistributed":
-        flops, kind, guess = _work(layer.layer, [taken[0][:, 0]], [given[0][:, 0]])
-        return flops * taken[0].shape[1], kind, guess
+        flops, kind, guess = _work(
+            layer.layer, [layer_inputs[0][:, 0]], [layer_outputs[0][:, 0]]
+        )
+        return flops * layer_inputs[0].shape[1], kind, guess
     if name in ATTENTION:
-        return _attention(layer, taken), "attention", False
+        return _attention(layer, layer_inputs), "attention", False
     if name in ("Attention", "AdditiveAttention"):
-        queries, values = taken[0].shape, taken[1].shape
+        queries, values = layer_inputs[0].shape, layer_inputs[1].shape
         sizes = queries[-1] + values[-1]
         flops = 2 * math.prod(queries[1:-1]) * values[-2] * sizes
         return flops, "elementwise", False
     if name in RECURRENT:
-        return _recurrence(layer, taken, given), "whole", False
-    flops = _kernel_flops(layer, bases, taken, outputs)
+        return _recurrence(layer, layer_inputs, layer_outputs), "whole", False
+    flops = _kernel_flops(layer, bases, layer_inputs, outputs)
     if flops is not None:
         return flops, "kernel", False
     if not _weights(layer) or name in (*ELEMENTWISE, *WHOLE):
@@ -283,12 +293,12 @@ def _work(layer, taken, given):
     return 2 * sum(math.prod(weight.shape) for weight in _weights(layer)), "whole", True
 
 
-def _kernel_flops(layer, bases, taken, outputs):
+def _kernel_flops(layer, bases, layer_inputs, outputs):
     """Return the FLOPs of a layer with a kernel (2 for each of its multiplications).
 
     bases: names of its classes. outputs: values that it gives. None for other layers.
     """
-    inputs = math.prod(taken[0].shape[1:])
+    inputs = math.prod(layer_inputs[0].shape[1:])
     sizes = {
         weight.path.split("/")[-1]: tuple(weight.shape)
         for weight in getattr(layer, "weights", [])
@@ -312,7 +322,7 @@ def _kernel_flops(layer, bases, taken, outputs):
     return None
 
 
-def _recurrence(layer, taken, given):
+def _recurrence(layer, layer_inputs, layer_outputs):
     """Return the FLOPs of all time steps; each multiplies by all kernels."""
     kernels = [
         math.prod(weight.shape)
@@ -320,15 +330,17 @@ def _recurrence(layer, taken, given):
         if "kernel" in weight.path.split("/")[-1]
     ]
     positions = 1
-    if type(layer).__name__.startswith("Conv") and len(given[0].shape) > 3:
-        positions = math.prod(given[0].shape[2:-1])
-    return 2 * sum(kernels) * taken[0].shape[1] * positions
+    if type(layer).__name__.startswith("Conv") and len(layer_outputs[0].shape) > 3:
+        positions = math.prod(layer_outputs[0].shape[2:-1])
+    return 2 * sum(kernels) * layer_inputs[0].shape[1] * positions
 
 
-def _attention(layer, taken):
+def _attention(layer, layer_inputs):
     """Return the FLOPs of four projections, and of attention's two products."""
-    queries = math.prod(taken[0].shape[1:-1])
-    values = math.prod((taken[1] if len(taken) > 1 else taken[0]).shape[1:-1])
+    queries = math.prod(layer_inputs[0].shape[1:-1])
+    values = math.prod(
+        (layer_inputs[1] if len(layer_inputs) > 1 else layer_inputs[0]).shape[1:-1]
+    )
     flops = 0
     for part in (
         layer.query_dense,
@@ -452,7 +464,7 @@ def held_bytes(graph) -> int:
     late = {
         operation.name for operation in operations if operation.name.startswith("grad")
     }
-    taken = [
+    layer_inputs = [
         made_by(value)
         for operation in operations
         if operation.name in late
@@ -461,7 +473,7 @@ def held_bytes(graph) -> int:
     ]
     kept = {
         value.name: value.dtype.size * (value.shape.num_elements() or 0)
-        for value in taken
+        for value in layer_inputs
         if value.dtype.is_floating
         and value.op.type not in ("ReadVariableOp", "Placeholder", "Const")
     }

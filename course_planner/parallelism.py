@@ -116,14 +116,18 @@ class Plan:
 
     def __post_init__(self):
         check_layers(self.layers)
-        kind = KINDS[one_of("parallelism", self.parallelism, PARALLELISMS)]
+        kind = PARALLELISM_BY_NAME[
+            one_of("parallelism", self.parallelism, PARALLELISMS)
+        ]
         for name in "devices", "global_batch_size":
             object.__setattr__(self, name, whole_number(name, getattr(self, name), 1))
         one_of("optimizer", self.optimizer, OPTIMIZER_SLOTS)
         one_of("precision", self.precision, PRECISIONS)
         kind.check(self)
 
-    def held(self, weights: int, gradients: int, states: int, values: int) -> Memory:
+    def memory_of(
+        self, weights: int, gradients: int, states: int, values: int
+    ) -> Memory:
         """Return the Memory of this many weights, gradients, weights with optimizer
         states, and saved activations.
         """
@@ -168,7 +172,9 @@ class OneDevice:
         """Return the Memory of each of these devices, a list."""
         every, values = plan.parameters, plan.kept * plan.global_batch_size
         return [
-            plan.held(0, 0, 0, 0) if device else plan.held(every, every, every, values)
+            plan.memory_of(0, 0, 0, 0)
+            if device
+            else plan.memory_of(every, every, every, values)
             for device in devices
         ]
 
@@ -214,7 +220,7 @@ class DataParallel(OneDevice):
             weights, gradients, states = (
                 part if self.level >= level else whole for level in (3, 2, 1)
             )
-            held.append(plan.held(weights, gradients, states, values))
+            held.append(plan.memory_of(weights, gradients, states, values))
         return held
 
     def traffic(self, plan):
@@ -279,7 +285,9 @@ class PipelineParallel(OneDevice):
             values = sum(layer.kept for layer in run) + (
                 plan.layers[first - 1].outputs if first else 0
             )
-            held.append(plan.held(every, every, every, values * plan.global_batch_size))
+            held.append(
+                plan.memory_of(every, every, every, values * plan.global_batch_size)
+            )
         return held
 
     def traffic(self, plan):
@@ -344,7 +352,7 @@ class TensorParallel(OneDevice):
                     share(layer.kept, plan.devices, device) if after else layer.kept
                 )
             held.append(
-                plan.held(
+                plan.memory_of(
                     parameters, parameters, parameters, values * plan.global_batch_size
                 )
             )
@@ -374,14 +382,14 @@ class TensorParallel(OneDevice):
 
 
 ZERO = ("ZeRO-1", "ZeRO-2", "ZeRO-3")
-KINDS = {
+PARALLELISM_BY_NAME = {
     "one device": OneDevice(),
     "data parallel": DataParallel(),
     **{name: DataParallel(level) for level, name in enumerate(ZERO, 1)},
     "pipeline parallel": PipelineParallel(),
     "tensor parallel": TensorParallel(),
 }
-PARALLELISMS = tuple(KINDS)
+PARALLELISMS = tuple(PARALLELISM_BY_NAME)
 
 
 def memory(
@@ -425,7 +433,7 @@ def memory(
     plan = Plan(
         layers, parallelism, devices, global_batch_size, optimizer, precision, cuts
     )
-    return KINDS[parallelism].memory(plan, range(plan.devices))
+    return PARALLELISM_BY_NAME[parallelism].memory(plan, range(plan.devices))
 
 
 def communication_volume(
@@ -457,7 +465,7 @@ def communication_volume(
         layers, parallelism, devices, global_batch_size, precision=precision, cuts=cuts
     )
     one_of("algorithm", algorithm, ALGORITHMS if parallelism not in ZERO else ("ring",))
-    traffic, sent = KINDS[parallelism].traffic(plan), [0] * plan.devices
+    traffic, sent = PARALLELISM_BY_NAME[parallelism].traffic(plan), [0] * plan.devices
     for device, elements in enumerate(traffic.crossing):
         sent[device] += elements * traffic.bytes_per_value  # activations
         sent[device + 1] += elements * traffic.bytes_per_value  # their gradients
@@ -524,7 +532,7 @@ def step_time(  # noqa: PLR0913
         raise ValueError(
             f"layers: all {len(layers)} have flops=0: give at least one some"
         )
-    kind, count = KINDS[parallelism], plan.devices
+    kind, count = PARALLELISM_BY_NAME[parallelism], plan.devices
     traffic, tree = kind.traffic(plan), algorithm == "tree"
     messages = 2 * math.ceil(math.log2(count)) if tree else 2 * (count - 1)
     rounds = (

@@ -12,20 +12,20 @@ class PipelineRun:
         clock: for each stage, when its last pass has ended.
         spans: for each stage `[(start, length, direction, micro-batch), …]`.
         gradients: for each stage those of each micro-batch.
-        most: for each stage how many micro-batches it kept at once.
+        peak_in_flight: for each stage how many micro-batches it kept at once.
     """
 
     stages: int
     clock: list[float] = field(init=False)
     spans: list[list] = field(init=False)
     gradients: list[list] = field(init=False)
-    most: list[int] = field(init=False)
+    peak_in_flight: list[int] = field(init=False)
 
     def __post_init__(self):
         self.clock = [0] * self.stages
         self.spans = [[] for _ in range(self.stages)]
         self.gradients = [[] for _ in range(self.stages)]
-        self.most = [0] * self.stages
+        self.peak_in_flight = [0] * self.stages
 
     @property
     def end(self) -> float:

@@ -56,12 +56,12 @@ class _QuietImport:
         return spec
 
 
-_KEEPER = """
+_STDERR_BUFFER = """
 import os, sys
-said = sys.stdin.buffer.read()
-if not said.endswith(b"loaded"):
-    to = 2 if said.endswith(b"failed") else int(sys.argv[1])
-    os.write(to, said.removesuffix(b"failed"))
+captured = sys.stdin.buffer.read()
+if not captured.endswith(b"loaded"):
+    to = 2 if captured.endswith(b"failed") else int(sys.argv[1])
+    os.write(to, captured.removesuffix(b"failed"))
 """
 
 
@@ -75,7 +75,7 @@ def _stderr_set_aside():
     with contextlib.suppress(AttributeError, OSError, ValueError):
         terminal = sys.stderr.fileno()
     keeper = subprocess.Popen(
-        [sys.executable, "-ISc", _KEEPER, str(terminal)],
+        [sys.executable, "-ISc", _STDERR_BUFFER, str(terminal)],
         stdin=subprocess.PIPE,
         pass_fds=[terminal] if os.name == "posix" else [],
     )
@@ -83,12 +83,12 @@ def _stderr_set_aside():
     assert pipe is not None  # it was asked for
     stderr = os.dup(2)
     os.dup2(pipe.fileno(), 2)
-    verdict = b"failed"
+    status = b"failed"
     try:
         yield
-        verdict = b"loaded"
+        status = b"loaded"
     finally:
-        os.write(2, verdict)
+        os.write(2, status)
         os.dup2(stderr, 2)
         os.close(stderr)
         pipe.close()

@@ -24,8 +24,12 @@ from course_utils.words import counted
 
 
 class Accelerator(NamedTuple):
-    """What `with_stand_in` found: a strategy, its number of replicas, and what it really
-    is, such as "8 logical CPUs".
+    """What was found.
+
+    Attributes:
+        strategy: a TensorFlow strategy, or None.
+        num_replicas: how many replicas it has.
+        what: what it really is, such as "8 logical CPUs".
     """
 
     strategy: Any

@@ -185,7 +185,7 @@ WRONG = {
         (lambda *batch: average(sparse_loss("sum_over_batch_size")(*batch)), "ValueError: Invalid value"),
         (lambda *batch: average(sparse_loss()(*batch)) if len(batch[0]) == 8 else np.nan, "1.151; yours is nan"),
     ],
-    "moved": [
+    "check_moved_model": [
         (lambda path, device: path, "str is not a model."),
         (fresh, "The weights are not the saved ones."),
         (lambda path, device: keras.Sequential(load_on(path, device).layers[:1]), "not the saved ones."),
@@ -240,7 +240,7 @@ WRONG = {
         (lambda strategy, n: batches_of(2 * n), "With 1 replica and 8 examples for each, they get [16]"),
         (lambda strategy, n: batches_of(8 * strategy.num_replicas_in_sync), "and 24 examples for each, they get [8]"),
     ],
-    "shares": [
+    "check_replica_sizes": [
         (lambda batch, n: 32, "it must return a list of 4, not 32"),
         (lambda batch, n: [32, 32, 32, 32], "Of 7 examples your 4 replicas get [32, 32, 32, 32], 128 together."),
         (lambda batch, n: [batch // n] * n, "Of 7 examples your 4 replicas get [1, 1, 1, 1], 4 together."),
@@ -270,7 +270,7 @@ WRONG = {
         (lambda hosts, port, index: json.dumps(config(hosts, 1, index)), "'cluster' is {'worker': ['node-1:1'"),
         (lambda hosts, port, index: json.dumps(hosts), "'cluster' is None"),
     ],
-    "part": [
+    "check_worker_shard": [
         (lambda examples, batch, n, i: examples.batch(batch), "each should see 4 examples, and they see [[0, 1,"),
         (lambda examples, batch, n, i: examples.batch(batch // n), "3 steps, and your workers make [6]"),
         (lambda examples, batch, n, i: examples.shard(n, 0).batch(batch // n), "step 0 should hold 0 to 7, and holds"),
@@ -321,7 +321,7 @@ RIGHT = {
         lambda losses, size: tf.nn.compute_average_loss(losses, global_batch_size=size),
     ],
     "batch_loss": [lambda *batch: average(sparse_loss()(*batch)), lambda *batch: sparse_loss("sum")(*batch) / 8],
-    "moved": [load_on],
+    "check_moved_model": [load_on],
     "gradient_average": [by_variable(lambda parts, sizes: weighted(parts, sizes) / sum(sizes))],
     "ring_order": [lambda device, step, n: (device - step) % n, lambda device, step, n: (device - step + 2) % n],
     "micro_batches": [lambda stages, idle: max(1, math.ceil((stages - 1) * (1 - idle) / idle - 1e-9))],
@@ -332,11 +332,11 @@ RIGHT = {
         ),
     ],
     "dataset_for": [lambda strategy, n: batches_of(n * strategy.num_replicas_in_sync)],
-    "shares": [slices, lambda batch, n: np.array(slices(batch, n))],
+    "check_replica_sizes": [slices, lambda batch, n: np.array(slices(batch, n))],
     "replica_loss": [lambda losses, weights, penalty, real, n: (losses * weights).sum() / real + penalty / n],
     "examples_seen": [lambda strategy, labels: strategy.reduce("SUM", sizes_of(strategy, labels), axis=None)],
     "tf_config": [lambda *answer: json.dumps(config(*answer)), lambda *answer: json.dumps(config(*answer), indent=2)],
-    "part": [
+    "check_worker_shard": [
         lambda examples, batch, n, i: examples.shard(n, i).batch(batch // n),
         lambda examples, batch, n, i: examples.batch(batch).map(lambda each: tf.split(each, n)[i]),
     ],
@@ -362,7 +362,7 @@ def verdict(capsys, original):
     rest = {
         "counter_on": (["CPU:0", "CPU:1"],),
         "batch_loss": (8,),
-        "moved": (original, "CPU:2"),
+        "check_moved_model": (original, "CPU:2"),
         "dataset_for": ([mirrored(1), mirrored(2), mirrored(4)],),
         "examples_seen": (mirrored(2),),
         "sum_over_workers": (both,),
@@ -397,7 +397,7 @@ def of_another_type(answer, kind):
 
 @pytest.mark.parametrize("kind", ["NumPy", "TensorFlow"])
 @pytest.mark.parametrize(
-    "exercise", ["ring_order", "micro_batches", "shares", "examples_seen", "replica_loss", "fitting_batch"]
+    "exercise", ["ring_order", "micro_batches", "check_replica_sizes", "examples_seen", "replica_loss", "fitting_batch"]
 )
 def test_right_answer_of_another_type(verdict, exercise, kind):
     def answer(*given):

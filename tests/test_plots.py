@@ -39,7 +39,7 @@ RUNS = {
     "resumed with optimizer": {i: 2 / i for i in range(25, 61)},
     "resumed, weights only": {i: 2.5 / i for i in range(25, 61)},
 }
-RESUMED = {"never stopped": "behind", "resumed, weights only": "wrong"}
+RESUMED = {"never stopped": "underlay", "resumed, weights only": "wrong"}
 MEMORY = {
     "one device": Memory(2775848, 2775848, 5551696, 16684032),
     "data parallel": Memory(2775848, 2775848, 5551696, 4171008),

@@ -51,7 +51,7 @@ STYLE = {
 LOOKS = {  # of curves whose look means something, besides the colours themselves
     "reference": {"color": MUTED, "linestyle": ":", "marker": ""},
     # what other curves should lie upon
-    "behind": {"color": INK, "linewidth": 8, "alpha": 0.2, "marker": ""},
+    "underlay": {"color": INK, "linewidth": 8, "alpha": 0.2, "marker": ""},
     "points": {
         "color": COLOURS["compute"],
         "linestyle": "none",
