@@ -153,8 +153,8 @@ def test_every_package_that_is_imported_is_listed():
     lists = [ROOT / "requirements.txt", ROOT / "tests" / "browser.txt"]
     listed = [name for path in lists for name in re.findall(r"^([\w-]+)", path.read_text(encoding="utf-8"), re.M)]
     listed = {PROVIDES.get(name, name) for name in listed}
-    own = {"tools", "tests", *PACKAGES}
-    sources = [path.read_text(encoding="utf-8") for folder in (*PACKAGES, "tests", "tools")
+    own = {"tools", "tests", "benchmarks", *PACKAGES}
+    sources = [path.read_text(encoding="utf-8") for folder in (*PACKAGES, "tests", "tools", "benchmarks")
                for path in (ROOT / folder).rglob("*.py")]  # fmt: skip
     for path in (ROOT / "notebooks").glob("*.ipynb"):
         cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
@@ -165,7 +165,7 @@ def test_every_package_that_is_imported_is_listed():
         if isinstance(node, (ast.Import, ast.ImportFrom)):
             names = [node.module] if isinstance(node, ast.ImportFrom) else [alias.name for alias in node.names]
             imported |= {name.split(".")[0] for name in names}
-    optional = {"torch", "google"}  # tools/bench.py compares with torch; Colab brings google
+    optional = {"torch", "google"}  # benchmarks/workers.py compares with torch; Colab brings google
     assert imported - set(sys.stdlib_module_names) - own - optional <= listed
 
 
@@ -187,7 +187,7 @@ def test_imports_go_one_way(package):
                 names = [alias.name for alias in node.names]
             elif isinstance(node, ast.ImportFrom):
                 names = [node.module]
-            tops = {name.split(".")[0] for name in names} & {*PACKAGES, "tools", "tests"}
+            tops = {name.split(".")[0] for name in names} & {*PACKAGES, "tools", "tests", "benchmarks"}
             assert tops <= {package, *MAY_IMPORT[package]}, f"{path.name}: {tops}"
 
 

@@ -43,16 +43,16 @@ def test_what_00_says_to_copy_runs_when_it_is_copied():
 
 @pytest.mark.skipif(sys.platform == "win32", reason="worker processes need Linux or macOS")
 def test_the_benchmark(capfd):
-    from tools import bench
+    from benchmarks import workers
 
-    bench.main(["--short"])
+    workers.main(["--short"])
     said = capfd.readouterr().out
     rows = ["nothing: the limit", "section 2's loop", "four steps a call", "four a call, float16", "fit"]
     assert [name for name in rows if f"\n{name} " not in said] == [] and "128\n" in said
 
 
 def test_the_measurements_on_a_gpu():
-    gpu = program(ROOT / "tests" / "gpu.py")
+    gpu = program(ROOT / "benchmarks" / "gpu.py")
     on_jax = {"KERAS_BACKEND": "jax"} | gpu.CPU
     alone, data = (gpu.by_itself("notebook_04", way, **on_jax, **gpu.FULL) for way in ("alone", "data"))
     assert alone.get("error") == data.get("error") is None and alone["loss"] == pytest.approx(data["loss"], rel=1e-4)

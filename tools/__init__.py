@@ -1,3 +1,1 @@
-"""What only maintainers need; each is started from the top of the clone, as `python -m
-tools.bench`.
-"""
+"""What only maintainers need: `python -m tools.refresh`, from the clone's top."""

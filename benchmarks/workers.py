@@ -1,7 +1,7 @@
 """Print what exchanging gradients costs two workers: with TensorFlow and JAX, and with
 PyTorch if it is there.
 
-    python -m tools.bench        some three minutes
+    python -m benchmarks.workers        some three minutes
 
 Ratios of medians, taken in turns in one run, on this machine. Nothing here is a test: a
 slow machine is no fault.
