@@ -136,7 +136,7 @@ def examples(path):
         return training, validation
     import sklearn.datasets
 
-    digits: typing.Any = sklearn.datasets.load_digits()
+    digits = sklearn.datasets.load_digits()
     images = (digits.images[..., None] / 16).astype("float32")
     training = images[:1536], digits.target[:1536]
     validation = images[1536:], digits.target[1536:]
@@ -565,7 +565,12 @@ def listen_at(address):
 def connect(address):
     """Return a connection to this address; raise OSError if there is none."""
     port = int(address.rpartition(":")[2])
-    return socket.create_connection((host_of(address), port), timeout=2)
+    connection = socket.create_connection((host_of(address), port), timeout=2)
+    if connection.getsockname() == connection.getpeername():
+        # Nobody listens, and the system has given this end the very same port.
+        connection.close()
+        raise ConnectionRefusedError
+    return connection
 
 
 def ask_first_worker(place, until):
@@ -2643,12 +2648,17 @@ def train_and_write(run):
 
 
 def free_addresses(number):
-    """Return addresses of this machine at which nobody listens."""
-    with contextlib.ExitStack() as stack:
-        sockets = [stack.enter_context(socket.socket()) for _ in range(number)]
-        for each in sockets:
-            each.bind(("127.0.0.1", 0))
-        return [f"127.0.0.1:{each.getsockname()[1]}" for each in sockets]
+    """Return addresses of this machine at which nobody listens.
+
+    Their ports are below those that the system gives to outgoing connections, one of
+    which might take them until the workers listen.
+    """
+    ports = []
+    while len(ports) < number:
+        port = random.SystemRandom().randrange(20000, 32768)
+        if port not in ports and is_free(port):
+            ports.append(port)
+    return [f"127.0.0.1:{port}" for port in ports]
 
 
 PARENT = "TRAIN_PY_PARENT"

@@ -9,6 +9,7 @@ import json
 import os
 import pathlib
 import re
+import runpy
 import shutil
 import signal
 import socket
@@ -29,6 +30,11 @@ BACKENDS = ("tensorflow", "jax")
 each_backend = pytest.mark.parametrize("backend", BACKENDS)
 
 
+def free_addresses(count):
+    """Ports below those of outgoing connections, such as other tests make."""
+    return runpy.run_path(PROGRAM)["free_addresses"](count)
+
+
 @pytest.fixture
 def folder(tmp_path):
     shutil.copy(PROGRAM, tmp_path)
@@ -46,7 +52,7 @@ def start(folder, *options, program="train.py", start_new_session=False, **env):
 def start_two(folder, *options, roles=(("worker", 0), ("worker", 1)), **env):
     """Two workers, or a chief and a worker, with half of the batch each."""
     places = {}
-    for (role, _), address in zip(roles, launcher.free_addresses(2), strict=True):
+    for (role, _), address in zip(roles, free_addresses(2), strict=True):
         places.setdefault(role, []).append(address)
     tasks = [{"type": role, "index": index} for role, index in roles]
     configs = [json.dumps({"cluster": places, "task": task}) for task in tasks]
@@ -656,7 +662,7 @@ def test_the_place_that_kubeflows_trainer_gives(folder):
 
 
 def test_two_processes_as_kubeflows_trainer_starts_them(folder):
-    (address,) = launcher.free_addresses(1)
+    (address,) = free_addresses(1)
     variables = {"JAX_COORDINATOR_ADDRESS": address, "JAX_NUM_PROCESSES": "2"}
     options = "--backend", "jax", "--epochs", 1
     ends(*(start(folder, *options, **variables, JAX_PROCESS_ID=str(index)) for index in range(2)))
@@ -665,11 +671,11 @@ def test_two_processes_as_kubeflows_trainer_starts_them(folder):
 @each_backend
 @pytest.mark.parametrize(
     "index, sentence",
-    [(0, "in 3 seconds these have not come: worker 1 ("), (1, "in 3 seconds nobody has answered at localhost:")],
+    [(0, "in 3 seconds these have not come: worker 1 ("), (1, "in 3 seconds nobody has answered at 127.0.0.1:")],
 )
 def test_a_worker_that_never_comes(folder, backend, index, sentence):
     """TensorFlow alone would wait without end, and nothing but SIGKILL would end it."""
-    process = start_worker(folder, index, launcher.free_addresses(2), "--backend", backend, "--wait-for-workers", 3)
+    process = start_worker(folder, index, free_addresses(2), "--backend", backend, "--wait-for-workers", 3)
     assert sentence in refused(process) and process.returncode == 1, "on Slurm it may come at the next attempt"
 
 
@@ -679,16 +685,16 @@ def start_worker(folder, index, addresses, *options):
 
 
 def test_two_workers_of_the_same_number(folder):
-    addresses = launcher.free_addresses(3)
+    addresses = free_addresses(3)
     processes = [start_worker(folder, 0, addresses)]
-    for others in addresses[1], launcher.free_addresses(1)[0]:  # each has a port of its own
+    for others in addresses[1], free_addresses(1)[0]:  # each has a port of its own
         processes.append(start_worker(folder, 1, [addresses[0], others, addresses[2]]))
     said = [process.communicate(timeout=300)[0] for process in processes]
     assert all("two processes say that they are worker 1" in text for text in said), said
 
 
 def test_workers_that_expect_another_number(folder):
-    addresses = launcher.free_addresses(3)
+    addresses = free_addresses(3)
     first = start_worker(folder, 0, addresses[:2], "--wait-for-workers", 30)
     other = start_worker(folder, 2, addresses)
     said = other.communicate(timeout=300)[0]
@@ -699,8 +705,8 @@ def test_workers_that_expect_another_number(folder):
 
 def test_a_worker_that_is_not_where_the_first_one_looks(folder):
     """It comes, and training would wait for it without end: at its address there is nobody."""
-    addresses = launcher.free_addresses(2)
-    elsewhere = [addresses[0], launcher.free_addresses(1)[0]]
+    addresses = free_addresses(2)
+    elsewhere = [addresses[0], free_addresses(1)[0]]
     processes = [start_worker(folder, 0, elsewhere, "--wait-for-workers", 5), start_worker(folder, 1, addresses)]
     said = [process.communicate(timeout=300)[0] for process in processes]
     assert all(f"these have come, and are not reached at worker 1 ({elsewhere[1]})" in text for text in said), said
@@ -708,7 +714,7 @@ def test_a_worker_that_is_not_where_the_first_one_looks(folder):
 
 def test_a_worker_that_comes_late_or_twice(folder):
     """The first worker waits for it; one that is killed while it waits may come again."""
-    addresses = launcher.free_addresses(3)
+    addresses = free_addresses(3)
     others = [start_worker(folder, index, addresses) for index in (1, 2)]
     time.sleep(8)
     others[0].kill()
@@ -717,7 +723,7 @@ def test_a_worker_that_comes_late_or_twice(folder):
 
 
 def test_an_interrupt_while_it_waits(folder):
-    process = start_worker(folder, 0, launcher.free_addresses(2))
+    process = start_worker(folder, 0, free_addresses(2))
     while "waits for all 2" not in process.stdout.readline():
         assert process.poll() is None
     process.send_signal(signal.SIGINT)
