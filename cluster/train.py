@@ -537,21 +537,26 @@ def meet(place, backend, seconds):
         if needs_all:  # the first worker looks whether it reaches this one
             stack.enter_context(listen_at(place.workers[place.index]))
         while True:
-            answer = ask_first_worker(place, until)
-            if answer == ALL_ARE_HERE:
+            reply = ask_first_worker(place, until)
+            if reply == ALL_ARE_HERE:
                 return
-            if answer:
-                raise SystemExit(f"train.py: the first worker says: {answer}")
+            if reply.startswith(SAYS):
+                why = reply.removeprefix(SAYS)
+                raise SystemExit(f"train.py: the first worker says: {why}")
             if time.monotonic() > until:
+                who = "another program" if reply else "nobody"
                 raise SystemExit(
-                    f"train.py: in {seconds:g} seconds nobody has answered at "
+                    f"train.py: in {seconds:g} seconds {who} has answered at "
                     f"{place.workers[0]}, the first worker's address: is it started, "
-                    "is the address its own, does a firewall let this machine in?"
+                    "is the address its own, does a firewall let this machine in, does "
+                    "a worker of an earlier start still run there?"
                 )
             time.sleep(RETRY_SECONDS)
 
 
-ALL_ARE_HERE = "all are here"
+SAYS = "train.py: "
+"""What the first worker's answers begin with; other programs' do not."""
+ALL_ARE_HERE = f"{SAYS}all are here"
 
 
 def listen_at(address):
@@ -579,6 +584,7 @@ def ask_first_worker(place, until):
         with connect(place.workers[0]) as connection:
             introduction = {"worker": place.index, "workers": len(place.workers)}
             connection.sendall(json.dumps(introduction).encode() + b"\n")
+            # The first worker keeps it open until all are here.
             connection.settimeout(max(0.1, until - time.monotonic() + PEERS_SECONDS))
             return connection.makefile(errors="replace").readline().strip()
     except OSError:
@@ -680,8 +686,9 @@ class Reception:
 
 
 def answer(connection, words):
+    """Send a line to a worker that waits for it."""
     with contextlib.suppress(OSError):
-        connection.sendall(words.encode() + b"\n")
+        connection.sendall(f"{SAYS}{words.removeprefix(SAYS)}\n".encode())
 
 
 def is_open(connection):

@@ -257,6 +257,27 @@ def dataset(batch_size):
     assert sorted(alone) == sorted([*one, *other])
 
 
+@pytest.mark.parametrize(
+    "returned, sentence",
+    [
+        ("numbers.batch(batch_size)", "dataset() must return two, to train on and to validate with"),
+        ("numbers.batch(32), numbers.take(64).batch(32)", "dataset(1) must return batches of 1, by .batch(batch_size)"),
+        ("None", "dataset() must return two"),
+    ],
+)
+def test_a_dataset_of_06_that_was_changed_at_home(folder, returned, sentence):
+    data = f"""
+def dataset(batch_size):
+    import tensorflow as tf
+
+    numbers = tf.data.Dataset.range(1024).map(lambda i: tf.cast(i, tf.float32)[None])
+    numbers = numbers.map(lambda number: (number / 1000, number))
+    return {returned}
+"""
+    taken_home(folder, NUMBERED, data)
+    assert sentence in refused(start(folder, "--epochs", 1, "--batch-size-per-replica", 16))
+
+
 def test_both_cells_may_import_inside_of_their_functions(folder):
     """Every cell of 06, and what it adds to the program, imports what it uses: also on JAX."""
     model = """
@@ -710,6 +731,21 @@ def test_a_worker_that_is_not_where_the_first_one_looks(folder):
     processes = [start_worker(folder, 0, elsewhere, "--wait-for-workers", 5), start_worker(folder, 1, addresses)]
     said = [process.communicate(timeout=300)[0] for process in processes]
     assert all(f"these have come, and are not reached at worker 1 ({elsewhere[1]})" in text for text in said), said
+
+
+def test_another_program_at_the_first_workers_port(folder):
+    """As a worker of an earlier start, which still trains: gRPC answers in its own way."""
+    address, own = free_addresses(2)
+    server = "import socketserver\n\n\nclass Answer(socketserver.BaseRequestHandler):\n    def handle(self):\n"
+    server += "        self.request.sendall(b'\\x00\\xfe\\n')\n\n\n"
+    server += f"socketserver.TCPServer(('127.0.0.1', {address.split(':')[1]}), Answer).serve_forever()\n"
+    program = subprocess.Popen([sys.executable, "-c", server])
+    try:
+        sentence = refused(start_worker(folder, 1, [address, own], "--wait-for-workers", 3))
+    finally:
+        program.kill()
+        program.wait()
+    assert f"in 3 seconds another program has answered at {address}" in sentence
 
 
 def test_a_worker_that_comes_late_or_twice(folder):
