@@ -1,5 +1,5 @@
-"""Finding a TPU, learning why there is none, the device for which XLA compiles, and two
-drawings of notebook 04.
+"""Finding a TPU, learning why there is none, the device for which XLA compiles, and a
+drawing of notebook 04.
 """
 
 import functools
@@ -9,7 +9,6 @@ from typing import Any, NamedTuple
 
 from course_utils import devices
 from course_utils.arguments import whole_number
-from course_utils.plots import style
 from course_utils.plots.style import (
     COLOURS,
     Figure,
@@ -186,43 +185,4 @@ def inside_a_tpu(title: str, travels: str, inside: dict) -> Figure:
         for column in range(16):
             corner = 3.76 + 0.195 * column, 0.29 + 0.1 * row
             axes.add_patch(Rectangle(corner, 0.165, 0.075, facecolor=colour(what)))
-    return figure
-
-
-@styled()
-def heatmap(
-    values, rows: list, columns: list, x: str, y: str, unit: str, title: str
-) -> Figure:
-    """Draw numbers in a grid, from white to the colour of computing. values:
-    (len(rows), len(columns)), lowest row first.
-
-    rows, columns: the numbers along the axes. x, y: labels of the axes, with units.
-        unit: of the values, from 0 up.
-    """
-    import numpy as np
-    from matplotlib.colors import LinearSegmentedColormap
-
-    values = np.asarray(values, float)
-    if values.shape != (len(rows), len(columns)):
-        raise ValueError(
-            f"values: shape {values.shape}; must be {(len(rows), len(columns))}, a row "
-            "for each of rows"
-        )
-    figure, axes = style.new_axes(title, 3.6)
-    shades = LinearSegmentedColormap.from_list("", ["white", style.colour("compute")])
-    image = axes.imshow(
-        values,
-        cmap=shades,
-        vmin=0,
-        origin="lower",
-        aspect="auto",
-        interpolation="nearest",
-    )
-    axes.grid(visible=False)
-    for axis, numbers in (axes.xaxis, columns), (axes.yaxis, rows):
-        step = max(1, len(numbers) // 8)
-        places = range(step - 1, len(numbers), step)
-        axis.set_ticks(places, [str(numbers[i]) for i in places])
-    axes.set(xlabel=x, ylabel=y)
-    figure.colorbar(image, label=unit)
     return figure

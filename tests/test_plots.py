@@ -106,7 +106,6 @@ CASES = {
         ["host", "TPU chip", "batches", "HBM: weights", "vector unit: 8 × 128 lanes", "tf.data: batches"],
     ),
     "Small batches and odd sizes leave the matrix unit idle": (
-        lambda title: tpu.heatmap(*GRID, "features", "examples per core", "lanes in use (%)", title),
         ["features", "examples per core", "lanes in use (%)", "64", "512", "2", "16"],
     ),
     "step on 1": (step(["CPU:1"], 128), ["CPU:1", "128 examples", *STEP, *CODE]),
@@ -425,7 +424,6 @@ REFUSED = {
     r"^examples=\[32, 32\]: must be one number, or one for": lambda: plots.training_step(devices(3), [32, 32], "T"),
     "numbers: no box is called 'gradient'": lambda: plots.training_step(devices(2), 8, "T", numbers={"gradient": []}),
     "^story: 5 devices": lambda: planner.drawings.ring([("start", [[1] * 5] * 5, None)], "T"),
-    r"values: shape \(1, 2\); must be \(2, 2\)": lambda: tpu.heatmap([[1, 2]], [1, 2], [1, 2], "x", "y", "%", "T"),
 }
 
 
