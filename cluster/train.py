@@ -379,6 +379,7 @@ def tasks_of_nodes(environment):
 
 
 PORTS_OF_A_JOB = 32
+MOST_LOCAL_WORKERS = 64
 
 
 def slurm_addresses(environment, tasks):
@@ -387,8 +388,13 @@ def slurm_addresses(environment, tasks):
     Each job has 32 ports from 12000 on; after 625 jobs they come again. Should another
     program have one of them, `check_port` says so.
     """
+    if max(tasks) > PORTS_OF_A_JOB:
+        refuse(
+            f"{max(tasks)} tasks on a node, and a job has {PORTS_OF_A_JOB} ports "
+            "there: use fewer tasks, with more CPUs or GPUs each"
+        )
     command = ["scontrol", "show", "hostnames", environment["SLURM_STEP_NODELIST"]]
-    nodes = subprocess.check_output(command, text=True).split()
+    nodes = subprocess.check_output(command, text=True, timeout=60).split()
     first = 12000 + int(environment["SLURM_JOB_ID"]) % 625 * PORTS_OF_A_JOB
     addresses = []
     for node, on_node in zip(nodes, tasks, strict=True):
@@ -544,16 +550,28 @@ def meet(place, backend, seconds):
                 why = reply.removeprefix(SAYS)
                 raise SystemExit(f"train.py: the first worker says: {why}")
             if time.monotonic() > until:
-                who = "another program" if reply else "nobody"
-                raise SystemExit(
-                    f"train.py: in {seconds:g} seconds {who} has answered at "
-                    f"{place.workers[0]}, the first worker's address: is it started, "
-                    "is the address its own, does a firewall let this machine in, does "
-                    "a worker of an earlier start still run there?"
-                )
+                raise SystemExit(f"train.py: {why_nobody_goes(reply, place, seconds)}")
             time.sleep(RETRY_SECONDS)
 
 
+def why_nobody_goes(reply, place, seconds):
+    """Say why a worker has waited in vain, by the first worker's last reply."""
+    first = f"{place.workers[0]}, the first worker's address"
+    if reply == NO_VERDICT:
+        return (
+            f"in {seconds:g} seconds the first worker, at {place.workers[0]}, has let "
+            "nobody go: it says which workers have not come"
+        )
+    who = "another program" if reply else "nobody"
+    return (
+        f"in {seconds:g} seconds {who} has answered at {first}: is it started, is the "
+        "address its own, does a firewall let this machine in, does a worker of an "
+        "earlier start still run there?"
+    )
+
+
+LONGEST_LINE = 4096
+NO_VERDICT = "it is there, and has not answered"
 SAYS = "train.py: "
 """What the first worker's answers begin with; other programs' do not."""
 ALL_ARE_HERE = f"{SAYS}all are here"
@@ -579,16 +597,41 @@ def connect(address):
 
 
 def ask_first_worker(place, until):
-    """Come to the first worker; return its answer, or "" if it gives none."""
+    """Come to the first worker; return its answer.
+
+    It is "" where nobody is there, or goes away; NO_VERDICT if it has not answered in
+    time.
+    """
     try:
         with connect(place.workers[0]) as connection:
             introduction = {"worker": place.index, "workers": len(place.workers)}
             connection.sendall(json.dumps(introduction).encode() + b"\n")
             # The first worker keeps it open until all are here.
-            connection.settimeout(max(0.1, until - time.monotonic() + PEERS_SECONDS))
-            return connection.makefile(errors="replace").readline().strip()
+            return read_line(connection, until + PEERS_SECONDS)
+    except TimeoutError:
+        return NO_VERDICT
     except OSError:
         return ""
+
+
+def read_line(connection, until):
+    """Return a line that comes, or what there is of it at a certain time.
+
+    Raise TimeoutError if nothing has come by then.
+    """
+    line = b""
+    while not line.endswith(b"\n") and len(line) < LONGEST_LINE:
+        connection.settimeout(max(0.1, until - time.monotonic()))
+        try:
+            more = connection.recv(1024)
+        except TimeoutError:
+            if not line:
+                raise
+            more = b""
+        if not more:
+            break
+        line += more
+    return line.decode(errors="replace").strip()
 
 
 class Reception:
@@ -609,10 +652,14 @@ class Reception:
             while not self.complete():
                 if time.monotonic() > until:
                     self.end_all(self.who_is_missing(seconds))
-                with contextlib.suppress(TimeoutError):
+                # Who comes may also go again at once.
+                with contextlib.suppress(TimeoutError, ConnectionAbortedError):
                     connection, _ = own.accept()
-                    self.welcome(stack.enter_context(connection))
-                self.look_around()
+                    if self.welcome(connection):
+                        stack.enter_context(connection)
+                    else:
+                        connection.close()
+                self.look_around(until)
             own.close()  # the port is TensorFlow's or JAX's now
             self.tell_all(ALL_ARE_HERE)
 
@@ -620,13 +667,12 @@ class Reception:
         return len(self.here) == len(self.place.workers) - 1 and not self.unreached
 
     def welcome(self, connection):
-        """Note which worker has come; what is no worker of this training is let go."""
-        connection.settimeout(2)
+        """Note which worker has come; return whether it is one of this training."""
         try:
-            words = json.loads(connection.makefile(errors="replace").readline())
+            words = json.loads(read_line(connection, time.monotonic() + 2))
             index, workers = words["worker"], words["workers"]
         except (OSError, ValueError, KeyError, TypeError):
-            return
+            return False
         expected = len(self.place.workers)
         if workers != expected or index not in range(1, workers):
             why = (
@@ -634,7 +680,7 @@ class Reception:
                 "give all the same addresses"
             )
             answer(connection, why)
-            return
+            return False
         if index in self.here and is_open(self.here[index]):
             why = f"two processes say that they are worker {index}"
             answer(connection, why)
@@ -642,12 +688,15 @@ class Reception:
         self.here[index] = connection
         if self.needs_all:
             self.unreached.add(index)
+        return True
 
-    def look_around(self):
+    def look_around(self, until):
         """Forget who has gone; see who is reached at the address it should have."""
         self.here = {i: each for i, each in self.here.items() if is_open(each)}
         self.unreached &= set(self.here)
         for index in list(self.unreached):
+            if time.monotonic() > until:
+                return
             with contextlib.suppress(OSError):
                 connect(self.place.workers[index]).close()
                 self.unreached.discard(index)
@@ -707,8 +756,13 @@ def gpus_of_machine():
     """Return the names of all GPUs of this machine."""
     if not shutil.which("nvidia-smi"):
         return ()
-    listed = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True)
-    return tuple(str(i) for i in range(listed.stdout.count("GPU ")))
+    try:
+        listed = subprocess.run(
+            ["nvidia-smi", "-L"], capture_output=True, text=True, timeout=60
+        )
+    except subprocess.TimeoutExpired:
+        refuse("nvidia-smi does not answer: is a GPU of this machine broken?")
+    return tuple(re.findall(r"^GPU (\d+):", listed.stdout, re.MULTILINE))
 
 
 def visible_gpus(environment):
@@ -2657,9 +2711,11 @@ def train_and_write(run):
 def free_addresses(number):
     """Return addresses of this machine at which nobody listens.
 
-    Their ports are below those that the system gives to outgoing connections, one of
-    which might take them until the workers listen.
+    Their ports are below those that Linux gives to outgoing connections, one of which
+    might take them until the workers listen.
     """
+    if number > MOST_LOCAL_WORKERS:
+        refuse(f"--local-workers {number}: at most {MOST_LOCAL_WORKERS} on one machine")
     ports = []
     while len(ports) < number:
         port = random.SystemRandom().randrange(20000, 32768)
@@ -2698,22 +2754,23 @@ def train_with_local_workers(options, words):
 
 
 def wait_for_workers(workers):
-    """Return the exit code of the first one that fails, which ends all; or 0."""
-    handed_on, until, code = 0, math.inf, 0
-    while None in [worker.poll() for worker in workers]:
+    """Return 0 when all have ended well, or the exit code of one that has failed.
+
+    The others then have some seconds to end, too.
+    """
+    handed_on, until = 0, math.inf
+    while None in [worker.poll() for worker in workers] and time.monotonic() < until:
         for number in SIGNALLED[handed_on:]:
             for worker in workers:
                 worker.send_signal(number)
         handed_on = len(SIGNALLED)
-        failed = [worker.returncode for worker in workers if worker.returncode]
-        if failed and not code:
-            code = min(failed)  # a signal's is negative: the others' follow from it
+        if until == math.inf and any(worker.returncode for worker in workers):
             until = time.monotonic() + PEERS_SECONDS
-        if time.monotonic() > until:
-            say(f"a worker has ended with exit code {code}: the others end, too")
-            break
         time.sleep(0.1)
-    code = code or next((each.returncode for each in workers if each.returncode), 0)
+    # A signal's is negative: the others' follow from it.
+    code = min((each.returncode for each in workers if each.returncode), default=0)
+    if None in [worker.returncode for worker in workers]:
+        say(f"a worker has ended with exit code {code}: the others end, too")
     return code if code >= 0 else 128 - code  # as a shell says that a signal ended it
 
 

@@ -5,10 +5,10 @@ TensorFlow's own runtime does all the distribution; here processes are started, 
 to and stopped.
 
 Security: a TensorFlow worker listens on every network interface, whatever address
-    TF_CONFIG names, and obeys whoever
-connects: no password, no encryption. `run_on_workers` keeps the exposure small (ports
-    chosen at random, no worker outlives its run); on a shared or public network that is
-    not enough: use a firewall, or do not run it there.
+TF_CONFIG names, and obeys whoever connects: no password, no encryption.
+`run_on_workers` keeps the exposure small: ports are chosen at random, no worker
+outlives its run. On a shared or public network that is not enough: use a firewall, or
+do not run it there.
 """
 
 # ruff: noqa: F401

@@ -4,6 +4,7 @@ what came of it to the process of the run.
 
 import io
 import linecache
+import multiprocessing
 import os
 import pickle
 import signal
@@ -15,7 +16,7 @@ import time
 import traceback
 from multiprocessing.connection import Connection
 
-from course_launcher.packing import pack
+from course_launcher.packing import pack, send
 from course_utils.errors import message
 
 LOOK = 0.2
@@ -25,20 +26,27 @@ FIRST_LINES, LAST_LINES = 5, 2
 
 
 def work(
-    call: bytes, output: Connection, result: Connection, port: socket.socket
+    call: bytes,
+    output: Connection,
+    result: Connection,
+    port: socket.socket,
+    inherited: int | None,
 ) -> None:
-    """Make the call, send the result, and wait to be killed: others may need this
-    worker.
+    """Make the call, send the result, and wait to be killed: others may need it.
 
     After an exception leave at once, so that the others notice.
 
     Args:
         call: the packed sources of cells, the function, and its arguments.
         output: what is printed goes here.
-        result: takes ("begun", None); then ("returned", None) and the packed value as
-            bytes, or ("raised", (type, first line, lines of the traceback)).
+        result: takes pickled messages (see `packing.send`): ("begun", None); then
+            ("returned", None) and the packed value, or ("raised", (type, first line,
+            lines of the traceback)).
         port: a socket that keeps the worker's port, on Linux until the end.
+        inherited: the run's end of the connection to the notebook, which forks have.
     """
+    if inherited is not None:
+        os.close(inherited)
     os.setsid()  # a group of its own, which can be killed as a whole
     for stream in 1, 2:
         os.dup2(output.fileno(), stream)
@@ -46,14 +54,21 @@ def work(
     for file in sys.stdout, sys.stderr:
         if isinstance(file, io.TextIOWrapper):
             file.reconfigure(line_buffering=True)
-    threading.Thread(target=_end_with, args=[os.getppid()], daemon=True).start()
+    run = multiprocessing.parent_process()  # not getppid(): it may be dead by now
+    assert run is not None
+    threading.Thread(target=_end_with, args=[run.pid], daemon=True).start()
     _use_own_environment()
     if sys.platform != "linux":
         port.close()
+
+    def tell(kind, details=None):
+        sys.stdout.flush()
+        send(result.fileno(), pickle.dumps((kind, details)))
+
     try:
         cells, function, arguments = pickle.loads(call)
         linecache.cache.update(cells)
-        result.send(("begun", None))
+        tell("begun")
         value = _packed(function(*arguments))
     except SystemExit as end:
         if isinstance(end.code, str):
@@ -61,12 +76,10 @@ def work(
         sys.stdout.flush()
         os._exit(end.code if isinstance(end.code, int) else bool(end.code))
     except BaseException as problem:
-        sys.stdout.flush()
-        result.send(("raised", _described(problem)))
+        tell("raised", _described(problem))
         os._exit(1)
-    sys.stdout.flush()
-    result.send(("returned", None))
-    result.send_bytes(value)
+    tell("returned")
+    send(result.fileno(), value)
     threading.Event().wait()
 
 

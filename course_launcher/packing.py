@@ -1,6 +1,8 @@
-"""Values as bytes, for another process."""
+"""Values as bytes, for another process; and messages in a stream of bytes."""
 
 import io
+import os
+import struct
 import types
 from typing import Any
 
@@ -30,6 +32,29 @@ def pack(value: Any) -> bytes:
     file = io.BytesIO()
     Pickler(file, protocol=5).dump(value)
     return file.getvalue()
+
+
+LENGTH = struct.Struct("!Q")
+
+
+def send(pipe: int, message: bytes) -> None:
+    """Write a message, with its length before it, into a pipe that may block."""
+    for part in LENGTH.pack(len(message)), message:
+        rest = memoryview(part)
+        while rest:
+            rest = rest[os.write(pipe, rest) :]
+
+
+def take_message(received: bytearray) -> bytes | None:
+    """Remove the first message from what was received; None if it is not whole yet."""
+    if len(received) < LENGTH.size:
+        return None
+    end = LENGTH.size + LENGTH.unpack_from(received)[0]
+    if len(received) < end:
+        return None
+    message = bytes(memoryview(received)[LENGTH.size : end])
+    del received[:end]
+    return message
 
 
 def _build_code(filename, build, parts):

@@ -11,6 +11,7 @@ import ctypes
 import dataclasses
 import multiprocessing
 import os
+import pickle
 import re
 import signal
 import socket
@@ -23,6 +24,7 @@ from typing import Any
 
 from course_launcher import child
 from course_launcher.outcomes import Outcome
+from course_launcher.packing import take_message
 from course_launcher.tf_config import build_tf_config
 
 PR_SET_CHILD_SUBREAPER = 36
@@ -46,6 +48,9 @@ AT_ONCE = 0.1
 notices that first, raises because of it."""
 SIGN_OF_LIFE = 1
 """Seconds after which the notebook hears from this process again."""
+READS = 64
+"""Blocks that are read of a pipe before something else is looked at: a process that a
+worker has started may print without end."""
 KILLED = 10
 """Seconds in which killed processes must be gone. One that hangs in the kernel is not
 waited for any longer."""
@@ -64,7 +69,8 @@ class Job:
         awaited: how many of them, the first ones, must return.
         restarts: how often all are started again after one has died.
         timeout: seconds for everything, from when all workers have begun.
-        starting: seconds within which they must have begun.
+        begin_until: when they must have begun (time.monotonic).
+        starting: how many seconds that were, for a sentence.
         grace: seconds that the others get to end by themselves once one has failed.
         search_path, folder, temporary: where the notebook looks for modules, where it
             is, and where its temporary files are.
@@ -77,6 +83,7 @@ class Job:
     awaited: int
     restarts: int
     timeout: float
+    begin_until: float
     starting: float
     grace: float
     search_path: list[str]
@@ -102,11 +109,11 @@ class Deadline:
     They must begin in time as well.
     """
 
-    def __init__(self, timeout: float, starting: float):
-        self.timeout = timeout
+    def __init__(self, job: "Job"):
+        self.timeout = job.timeout
         self.kind = "not begun"
-        self.allowed = starting
-        self.time = time.monotonic() + starting
+        self.allowed = job.starting
+        self.time = job.begin_until
 
     def begin(self) -> None:
         """Let the seconds count from now on, unless they do already."""
@@ -132,28 +139,65 @@ def conduct(connection: int, method: str = "spawn") -> None:
     """
     if sys.platform == "linux":  # who loses its parent becomes this process's child
         ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
-    notebook = Connection(connection)
+    notebook = Notebook(connection)
     try:
-        notebook.send(("ready", os.getpid()))
-        _do(notebook.recv(), notebook, method)
-    except (NotebookHasEnded, EOFError, ConnectionError):
+        _do_and_report(notebook, method)
+    except NotebookHasEnded:
         pass
-    except CannotStart as problem:
-        notebook.send(("cannot start", str(problem)))
-    except CannotWrite as problem:
-        notebook.send(("cannot write", str(problem)))
-    except BaseException:
-        with contextlib.suppress(OSError):
-            notebook.send(("traceback", traceback.format_exc()))
     finally:
         os._exit(0)
+
+
+def _do_and_report(notebook, method):
+    try:
+        notebook.tell("ready", os.getpid())
+        _do(notebook.receive(), notebook, method)
+    except NotebookHasEnded:
+        raise
+    except CannotStart as problem:
+        notebook.tell("cannot start", str(problem))
+    except CannotWrite as problem:
+        notebook.tell("cannot write", str(problem))
+    except BaseException:
+        notebook.tell("traceback", traceback.format_exc())
+
+
+class Notebook:
+    """The notebook's process, at the other end of a connection."""
+
+    def __init__(self, connection: int):
+        self.connection = Connection(connection)
+
+    def fileno(self) -> int:
+        return self.connection.fileno()
+
+    def tell(self, kind: str, content: Any = None) -> None:
+        """Send a note; raise NotebookHasEnded where nobody takes it."""
+        try:
+            self.connection.send((kind, content))
+        except OSError:
+            raise NotebookHasEnded from None
+
+    def give(self, value: bytes) -> None:
+        """Send a packed value."""
+        try:
+            self.connection.send_bytes(value)
+        except OSError:
+            raise NotebookHasEnded from None
+
+    def receive(self) -> Any:
+        """Return what the notebook sends."""
+        try:
+            return self.connection.recv()
+        except (EOFError, OSError):  # OSError: it ended in the middle of a message
+            raise NotebookHasEnded from None
 
 
 def _do(job, notebook, method):
     """Start the workers, again where one has died, and tell how they ended."""
     sys.path[:] = job.search_path
     os.chdir(job.folder)
-    deadline = Deadline(job.timeout, job.starting)
+    deadline = Deadline(job)
     for attempt in range(job.restarts + 1):
         workers = _attempt(job, notebook, method, attempt, deadline)
         failed = first_failure(workers[: job.awaited])
@@ -163,10 +207,10 @@ def _do(job, notebook, method):
         if outcome.kind not in ("signal", "exit code"):
             break
         again = f"all are started again ({attempt + 1} of {job.restarts})"
-        notebook.send(("line", f"{outcome}: {again}"))
-    notebook.send(("ended", (failed, [worker.outcome for worker in workers])))
+        notebook.tell("line", f"{outcome}: {again}")
+    notebook.tell("ended", (failed, [worker.outcome for worker in workers]))
     for worker in workers:
-        notebook.send_bytes(worker.value)
+        notebook.give(worker.value)
 
 
 def _attempt(job, notebook, method, attempt, deadline):
@@ -181,13 +225,13 @@ def _attempt(job, notebook, method, attempt, deadline):
                     ignore_cleanup_errors=True,
                 )
             )
-            notebook.send(("folder", folder))
+            notebook.tell("folder", folder)
             own_folders = [tempfile.mkdtemp(dir=folder) for _ in job.names]
         except OSError as problem:
             raise CannotWrite(problem.strerror) from problem
         ports = stack.enter_context(reserved_ports(len(job.names)))
         addresses = [f"localhost:{port.getsockname()[1]}" for port in ports]
-        stack.callback(kill_descendants, workers)
+        stack.callback(_kill_and_report, workers, notebook)
         for index, name in enumerate(job.names):
             env = {"TMPDIR": own_folders[index]} | job.envs[index]
             prefix = ""
@@ -196,11 +240,12 @@ def _attempt(job, notebook, method, attempt, deadline):
                 env["COURSE_ATTEMPT"] = str(attempt)
                 prefix = f"[{index}] "
             worker = Worker(name, prefix, env, notebook)
-            workers.append(worker)
             try:
                 worker.start(method, job.call, ports[index])
             except OSError as problem:
                 raise CannotStart(problem.strerror) from problem
+            workers.append(worker)
+            notebook.tell("alive")  # fresh interpreters start slowly
         Listener(job, notebook, workers, deadline, attempt < job.restarts).listen()
     for worker in workers:
         worker.finish()
@@ -213,9 +258,9 @@ def reserved_ports(count: int):
 
     Each worker keeps its own as long as it lives. They do not listen, and so, on Linux,
     leave their port to a server that sets SO_REUSEADDR as they do; gRPC's does. On
-    macOS
-    they would be in its way: there a worker closes its own just before the function
-    runs, and for the seconds until TensorFlow listens somebody else could get the port.
+    macOS they would be in its way: there a worker closes its own just before the
+    function runs, and for the seconds until TensorFlow listens somebody else could get
+    the port.
     """
     with contextlib.ExitStack() as stack:
         ports = [stack.enter_context(socket.socket()) for _ in range(count)]
@@ -237,9 +282,7 @@ class Worker:
         open: the pipes from which something may still come, and what reads each.
     """
 
-    def __init__(
-        self, name: str, prefix: str, env: dict[str, str], notebook: Connection
-    ):
+    def __init__(self, name: str, prefix: str, env: dict[str, str], notebook: Notebook):
         self.prefix, self.env, self.notebook = prefix, env, notebook
         level = env.get("TF_CPP_MIN_LOG_LEVEL", "0")
         self.hidden_levels = "IWE"[: int(level) if level.isdigit() else 0]
@@ -251,6 +294,8 @@ class Worker:
         self.log = collections.deque(maxlen=MOST_LOGGED)
         self.shown = 0
         self.unfinished = b""
+        self.received = bytearray()
+        self.has_returned = False
         self.open = {}
         self.process: Any = None
 
@@ -262,7 +307,8 @@ class Worker:
         os.environ.clear()  # this process needs none; the worker inherits what is set
         os.environ.update(self.env)
         context: Any = multiprocessing.get_context(method)
-        arguments = (call, output, result, port)
+        inherited = self.notebook.fileno() if method == "fork" else None
+        arguments = (call, output, result, port, inherited)
         self.process = context.Process(target=child.work, args=arguments)
         with output, result:
             self.process.start()
@@ -273,7 +319,7 @@ class Worker:
         """Take in what has come through a pipe; if it is closed, forget it."""
         try:
             self.open[pipe]()
-        except (EOFError, ConnectionError):
+        except (EOFError, OSError):
             del self.open[pipe]
 
     def _read_output(self):
@@ -295,19 +341,30 @@ class Worker:
         if is_hidden or self.shown > MOST_SHOWN:
             return
         self.shown += len(text) + 1
-        self.notebook.send(("line", self.prefix + text))
+        self.notebook.tell("line", self.prefix + text)
         if self.shown > MOST_SHOWN:
             more = f"… (more than {MOST_SHOWN // 1024} KiB: not shown)"
-            self.notebook.send(("line", self.prefix + more))
+            self.notebook.tell("line", self.prefix + more)
 
     def _read_result(self):
-        kind, details = self.result.recv()
+        """Take in a part of a message: it may be large, and its sender stop."""
+        block = os.read(self.result.fileno(), 2**20)
+        if not block:
+            raise EOFError
+        self.received += block
+        while (message := take_message(self.received)) is not None:
+            self._note(message)
+
+    def _note(self, message):
+        if self.has_returned:
+            self.value = message
+            self.outcome.kind = "returned"
+            return
+        kind, details = pickle.loads(message)
         self.has_begun = True
-        if kind == "returned":
-            self.value = self.result.recv_bytes()
+        self.has_returned = kind == "returned"
         if kind == "raised":
             self.outcome.type, self.outcome.message, self.traceback = details
-        if kind != "begun":
             self.outcome.kind = kind
 
     def look(self, now: float) -> None:
@@ -321,7 +378,10 @@ class Worker:
             self.ended = now
 
     def _read_all(self):
-        while ready := wait(self.open, 0):
+        for _ in range(READS):
+            ready = wait(self.open, 0)
+            if not ready:
+                return
             for pipe in ready:
                 self.read(pipe)
 
@@ -367,12 +427,12 @@ class Listener:
                 self.deadline.begin()
             if now - self.said_alive > SIGN_OF_LIFE:
                 self.said_alive = now
-                self.notebook.send(("alive", None))
+                self.notebook.tell("alive")
 
     def _read_what_comes(self):
         owners = {pipe: worker for worker in self.workers for pipe in worker.open}
-        for pipe in wait([self.notebook, *owners], 0.05):
-            if pipe is self.notebook:
+        for pipe in wait([self.notebook.connection, *owners], 0.05):
+            if pipe is self.notebook.connection:
                 raise NotebookHasEnded
             owners[pipe].read(pipe)
 
@@ -421,8 +481,17 @@ def first_failure(workers: list[Worker]) -> int | None:
     return min(failed, key=order)
 
 
-def kill_descendants(workers: list[Worker]) -> None:
-    """Kill the workers and what they have started; wait until they are gone."""
+def _kill_and_report(workers, notebook):
+    for number in kill_descendants(workers):
+        notebook.tell("line", f"process {number} cannot be killed, and is left")
+
+
+def kill_descendants(workers: list[Worker]) -> list[int]:
+    """Kill the workers and what they have started; wait until they are gone.
+
+    Returns:
+        The numbers of the processes that are still there after `KILLED` seconds.
+    """
     import psutil
 
     if sys.platform != "linux":  # where orphans do not become this process's children
@@ -436,4 +505,5 @@ def kill_descendants(workers: list[Worker]) -> None:
                 process.kill()
         psutil.wait_procs(descendants, timeout=0.1)
         if time.monotonic() > until:
-            return
+            return [process.pid for process in descendants]
+    return []

@@ -55,8 +55,12 @@ class Server:
     def __init__(self, env: dict[str, str]):
         self.owner = os.getpid()
         self.requests, theirs = socket.socketpair()
-        with theirs:
-            self.process = _start_python(SERVE, theirs, env)
+        try:
+            with theirs:
+                self.process = _start_python(SERVE, theirs, env)
+        except BaseException:
+            self.requests.close()
+            raise
 
     def fork(self, connection: socket.socket) -> None:
         """Have it fork a process that conducts a run with this end of a connection."""
@@ -87,7 +91,7 @@ class RunProcess:
             raise TimeoutError
         try:
             kind, content = self.connection.recv()
-        except (EOFError, ConnectionError):
+        except (EOFError, OSError):
             raise ServerHasEnded from None
         if kind == "cannot start":
             raise OSError(0, content)
@@ -95,7 +99,9 @@ class RunProcess:
 
     def kill(self) -> None:
         """Kill it; its workers then end by themselves."""
-        if self.number:
+        if self.own:
+            self.own.kill()
+        elif self.number:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(self.number, signal.SIGKILL)
 
@@ -121,7 +127,7 @@ servers: dict[frozenset, Server] = {}
 _lock = threading.Lock()
 
 
-def start_run(envs: list[dict[str, str]], seconds: float) -> RunProcess:
+def start_run(envs: list[dict[str, str]], until: float) -> RunProcess:
     """Return a new process that conducts a run.
 
     It waits until all is loaded. Should a server end meanwhile, because TensorFlow
@@ -129,7 +135,7 @@ def start_run(envs: list[dict[str, str]], seconds: float) -> RunProcess:
 
     Args:
         envs: for each worker, the variables besides this process's own.
-        seconds: how long to wait at most.
+        until: when it must answer (time.monotonic).
 
     Raises:
         TimeoutError: when it has not answered in time.
@@ -138,26 +144,35 @@ def start_run(envs: list[dict[str, str]], seconds: float) -> RunProcess:
     """
     if not _must_be_fresh(envs):
         with contextlib.suppress(ServerHasEnded):
-            return _start(envs, seconds, is_fresh=False)
+            return _start(envs, until, is_fresh=False)
         close_servers()
-    return _start(envs, seconds, is_fresh=True)
+    return _start(envs, until, is_fresh=True)
 
 
-def prepare(env: dict[str, str]) -> Server:
-    """Return the server for workers with these variables.
+def prepare(env: dict[str, str]) -> None:
+    """See that there is a server for workers with these variables.
 
-    If there is none, it starts now, and loads while this process goes on.
+    If there is none, it starts now, and loads while this process goes on. Where workers
+    must be fresh interpreters, there is nothing to prepare.
     """
+    if not _must_be_fresh([env]):
+        with _lock:
+            _server_for(env)
+
+
+def _server_for(env):
+    """Return the server for workers with these variables; the lock must be held."""
     whole = os.environ | {name: env[name] for name in env if _is_early(name)}
     early = frozenset(item for item in whole.items() if _is_early(item[0]))
-    with _lock:
-        server = servers.get(early)
-        if server and server.process.poll() is None:
-            return server
-        while len(servers) >= MOST_SERVERS:
-            servers.pop(next(iter(servers))).close()
-        servers[early] = Server(whole)
-        return servers[early]
+    server = servers.get(early)
+    if server and server.process.poll() is None:
+        return server
+    if server:  # it was killed
+        servers.pop(early).close()
+    while len(servers) >= MOST_SERVERS:
+        servers.pop(next(iter(servers))).close()
+    servers[early] = Server(whole)
+    return servers[early]
 
 
 @atexit.register
@@ -190,7 +205,8 @@ def serve(requests: int) -> None:
             try:
                 is_run = os.fork() == 0
             except OSError as problem:
-                Connection(fds[0]).send(("cannot start", problem.strerror))
+                with contextlib.suppress(OSError):  # the notebook has ended
+                    Connection(fds[0]).send(("cannot start", problem.strerror))
                 continue
             if is_run:
                 signal.signal(signal.SIGCHLD, signal.SIG_DFL)
@@ -217,18 +233,19 @@ def _is_early(name):
     return name.startswith(READ_AT_START + READ_AT_IMPORT) and name not in READ_LATER
 
 
-def _start(envs, seconds, is_fresh):
+def _start(envs, until, is_fresh):
     ours, theirs = socket.socketpair()
-    own = None
-    with theirs:
-        if is_fresh:
-            own = _start_python(CONDUCT, theirs, os.environ)
-        else:
-            prepare(envs[0]).fork(theirs)
-    process = RunProcess(Connection(ours.detach()), own)
+    process = RunProcess(Connection(ours.detach()), None)
     try:
-        process.greet(seconds)
+        with theirs:
+            if is_fresh:
+                process.own = _start_python(CONDUCT, theirs, os.environ)
+            else:
+                with _lock:  # nobody closes the server meanwhile
+                    _server_for(envs[0]).fork(theirs)
+        process.greet(max(0, until - time.monotonic()))
     except BaseException:
+        process.kill()
         process.close()
         raise
     return process

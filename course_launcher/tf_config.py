@@ -82,8 +82,8 @@ def check_tf_config(text: str) -> list[str]:
     names, hosts, ports, places = {}, {}, {}, {}
     for role, addresses in cluster.items():
         for index, address in _tasks(addresses).items():
-            name, parts = f"{role} {index}", _split(address)
-            if not parts:
+            name, host_and_port = f"{role} {index}", _split(address)
+            if not host_and_port:
                 findings.append(
                     f"{name}'s address {address!r} is not 'host:port' with a port from "
                     "1 to 65535"
@@ -95,8 +95,8 @@ def check_tf_config(text: str) -> list[str]:
                 )
             else:
                 names[address] = name
-                hosts[name], ports[name] = parts
-                findings += _place_findings(name, *parts, places)
+                hosts[name], ports[name] = host_and_port
+                findings += _place_findings(name, *host_and_port, places)
     here = [
         name
         for name, host in hosts.items()

@@ -10,8 +10,10 @@ import linecache
 import os
 import pickle
 import shutil
+import socket
 import sys
 import tempfile
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -182,6 +184,7 @@ def _packed(function, args):
 
 def _run(call, names, envs, *, is_cluster, awaited, restarts, timeout):
     """Have a run conducted, print what its workers print; return what they returned."""
+    begin_until = time.monotonic() + STARTING
     inherited = dict(os.environ)
     for name in "TF_CONFIG", "COURSE_ATTEMPT":
         inherited.pop(name, None)
@@ -193,20 +196,21 @@ def _run(call, names, envs, *, is_cluster, awaited, restarts, timeout):
         awaited=awaited,
         restarts=restarts,
         timeout=timeout,
+        begin_until=begin_until,
         starting=STARTING,
         grace=GRACE,
         search_path=server.search_path(),
         folder=os.getcwd(),
         temporary=tempfile.gettempdir(),
     )
-    conversation = _Conversation(_start(envs))
+    conversation = _Conversation(_start(envs, begin_until))
     with contextlib.closing(conversation):
         return conversation.hold(job)
 
 
-def _start(envs):
+def _start(envs, until):
     try:
-        return server.start_run(envs, STARTING)
+        return server.start_run(envs, until)
     except TimeoutError:
         raise RuntimeError(
             f"the process that starts the workers has not answered within {STARTING} "
@@ -251,8 +255,8 @@ class _Conversation:
             failed, outcomes = self._listen()
             if failed is not None:
                 raise WorkerError(failed, outcomes)
-            values = [self.connection.recv_bytes() for _ in outcomes]
-        except (EOFError, ConnectionError):
+            values = [self._next_value() for _ in outcomes]
+        except (EOFError, OSError):  # OSError: it ended in the middle of a message
             raise RuntimeError("the process of the run was killed") from None
         return [pickle.loads(value) if value else None for value in values]
 
@@ -274,12 +278,19 @@ class _Conversation:
                 raise RuntimeError(f"the process of the run failed:\n{content}")
 
     def _next_note(self, seconds):
+        self._wait_for_a_message(seconds)
+        return self.connection.recv()
+
+    def _next_value(self):
+        self._wait_for_a_message(SILENCE)
+        return self.connection.recv_bytes()
+
+    def _wait_for_a_message(self, seconds):
         if not self.connection.poll(seconds):
             self.has_answered = False
             raise RuntimeError(
                 f"the process of the run has not been heard of for {seconds:g} seconds"
             )
-        return self.connection.recv()
 
     def close(self):
         """End the run, and wait until it has ended its workers; remove what it has
@@ -287,9 +298,9 @@ class _Conversation:
         """
         try:
             if self.has_answered:
-                self.connection.send_bytes(b"")  # anything ends it
+                self._hang_up()
                 self._wait_for_the_end()
-        except (EOFError, ConnectionError):
+        except OSError:
             pass  # it has ended
         finally:
             if not self.has_answered:
@@ -299,7 +310,15 @@ class _Conversation:
             for folder in self.folders:  # there is none, unless the process was killed
                 shutil.rmtree(folder, ignore_errors=True)
 
+    def _hang_up(self):
+        """Send nothing more: that ends the run, wherever this end was interrupted."""
+        with socket.socket(fileno=os.dup(self.connection.fileno())) as end:
+            end.shutdown(socket.SHUT_WR)
+
     def _wait_for_the_end(self):
-        while self.connection.poll(CLOSING):
-            self.connection.recv_bytes()
+        until = time.monotonic() + CLOSING
+        while self.connection.poll(max(0, until - time.monotonic())):
+            # Bytes, not messages: an interrupt may have come in the middle of one.
+            if not os.read(self.connection.fileno(), 2**20):
+                return
         self.has_answered = False

@@ -71,11 +71,10 @@ class Machine:
 
 
 GIB, MOST_DEVICES = 2**30, 2**13
-# peaks in 16 bits without sparsity, one direction of a link. NVIDIA's sheets of the T4
-# (2018), the A100
+# Peaks in 16 bits without sparsity, one direction of a link: NVIDIA's sheets of the T4
+# (2018), the A100 (2021) and the H100 SXM (2022), as quoted in November 2026; Google's
+# of the v5e. Networks: AWS g4dn, p4de and p5.
 MACHINES = {
-    # (2021) and the H100 SXM (2022), as quoted in November 2026; Google's of the v5e.
-    # Networks: AWS g4dn, p4de and p5.
     # PCIe 3.0; 50 Gbit/s Ethernet
     "4 x T4": Machine(1, 4, 16 * GIB, 65e12, 16e9, 6.25e9),
     "8 x A100": Machine(1, 8, 80 * GIB, 312e12, 300e9, 50e9),  # NVLink 3; 400 Gbit/s
@@ -348,9 +347,7 @@ class _Search:
 
 
 def _training_variants(plan):
-    """Return plans for the same training, from the least change on: (words, layers,
-    precision).
-    """
+    """Yield (changes in words, layers, precision), from the least change on."""
     saving = checkpointed(plan.layers, max(1, math.isqrt(len(plan.layers))))
     mixed = ("set Keras' policy mixed_bfloat16 (mixed_float16 on a T4)",)
     again = ("recompute activations (keras.remat, a segment of layers each)",)

@@ -131,11 +131,9 @@ def layer_costs(model, input_shape: tuple | list | None = None) -> list[LayerCos
         producer_of |= {id(value): len(costs) - 1 for value in layer_outputs}
     if not costs:
         raise ValueError(f"model={model.name!r}: has no layers")
-    # the reader's own, outside
-    if left := [
-        weight for weight in model.trainable_weights if id(weight) not in counted
-    ]:
-        # the layers that compute
+    # The reader's own weights, outside of the layers that compute.
+    left = [weight for weight in model.trainable_weights if id(weight) not in counted]
+    if left:
         parameters = sum(math.prod(weight.shape) for weight in left)
         costs.append(
             LayerCost(

@@ -23,8 +23,8 @@ def prepare() -> None:
     os.environ.setdefault("TF_FORCE_GPU_ALLOW_GROWTH", "true")
     os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
     if not tpu_in_machine():
-        # the next is a false alarm of Keras 3.15's, of every dataset
         os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")
+    # Keras 3.15 says this of every dataset, wrongly.
     warnings.filterwarnings(
         "ignore", message="`shuffle=True` was passed, but will be ignored"
     )

@@ -60,7 +60,7 @@ def compare(steps: dict, warmup: int = 2, repeats: int = 10) -> dict[str, Timing
     for step in steps.values():
         for _ in range(warmup):
             step()
-    samples, wait_for_devices = {name: [] for name in steps}, _waiting()
+    samples, wait_for_devices = {name: [] for name in steps}, _device_barrier()
     for _ in range(repeats):
         for name, step in steps.items():
             wait_for_devices()
@@ -78,9 +78,10 @@ def compare(steps: dict, warmup: int = 2, repeats: int = 10) -> dict[str, Timing
     }
 
 
-def _waiting():
-    """Wait for this process's devices. (`tf.test.experimental.sync_devices` asks other
-    workers', too.)
+def _device_barrier():
+    """Return a function that waits for this process's devices.
+
+    (`tf.test.experimental.sync_devices` asks other workers' devices, too.)
     """
     tf = sys.modules.get("tensorflow")
     if not tf:

@@ -571,11 +571,43 @@ def test_an_error_can_be_sent_on():
     assert str(error).startswith("worker 1 was killed by SIGKILL\nworker 0 returned\n")
 
 
+def test_a_result_that_cannot_travel():
+    with pytest.raises(WorkerError, match="raised TypeError: the result, a lock, cannot be sent back"):
+        run_in_process(threading.Lock)
+
+
+@linux
+def test_a_worker_that_dies_or_stops_while_its_result_travels(monkeypatch):
+    """Half of a message has come: the death is told, and a stopped worker misses the deadline."""
+
+    def half(end):
+        import threading
+
+        from course_launcher import child, packing
+
+        def send(pipe, message):
+            if len(message) < 2**20:
+                return packing.send(pipe, message)
+            os.write(pipe, packing.LENGTH.pack(len(message)) + message[:1000])
+            os.kill(os.getpid(), end)
+            threading.Event().wait()
+
+        child.send = send
+        return bytes(2**21)
+
+    with pytest.raises(WorkerError, match="the process was killed by SIGKILL"):
+        run_in_process(half, signal.SIGKILL)
+    with pytest.raises(WorkerError, match="the process had not returned after 3 seconds"):
+        run_in_process(half, signal.SIGSTOP, timeout=3)
+
+
 @linux
 def test_what_cannot_be_killed_is_not_waited_for_without_end(monkeypatch):
     class Hanging:  # in the kernel, say
         def children(self, recursive):
             return [self]
+
+        pid = 7
 
         def kill(self):
             pass
@@ -585,7 +617,7 @@ def test_what_cannot_be_killed_is_not_waited_for_without_end(monkeypatch):
         patch.setattr(psutil, "Process", Hanging)
         patch.setattr(psutil, "wait_procs", lambda processes, timeout: time.sleep(timeout))
         patch.setattr(run, "KILLED", 0.3)
-        run.kill_descendants([])
+        assert run.kill_descendants([]) == [7]
     assert time.monotonic() - begin < 30
 
 

@@ -82,7 +82,6 @@ def step(names, examples, *more, **kwargs):
 
 INSIDE = {"HBM": ("weights", "weights"), "vector unit": ("8 × 128 lanes", "activations"),
           "matrix unit": ("128 × 128 multiply-adds", "compute")}  # fmt: skip
-GRID = [[10 * i + j for j in range(64)] for i in range(16)], range(1, 17), range(8, 520, 8)
 CUT = {"one device": {"weights": 50, "activations": 950}, "ZeRO": {"weights": 20, "activations": 30}}
 ERRORS = {"a/kernel": {"right": 1e-5, "naive": 31.0}, "a/bias": {"right": 2e-5, "naive": 17.0}}
 WEIGHTS = 693_962 * 4
@@ -104,9 +103,6 @@ CASES = {
     "A TPU multiplies matrices; the host must keep it fed": (
         lambda title: tpu.inside_a_tpu(title, "batches", INSIDE),
         ["host", "TPU chip", "batches", "HBM: weights", "vector unit: 8 × 128 lanes", "tf.data: batches"],
-    ),
-    "Small batches and odd sizes leave the matrix unit idle": (
-        ["features", "examples per core", "lanes in use (%)", "64", "512", "2", "16"],
     ),
     "step on 1": (step(["CPU:1"], 128), ["CPU:1", "128 examples", *STEP, *CODE]),
     "step on 2": (

@@ -11,8 +11,9 @@ import sys
 import nbformat
 import pytest
 
+from benchmarks import workers as bench
 from tests import gpu_report
-from tools import bench, compatibility, derive, publish, refresh
+from tools import compatibility, derive, publish, refresh
 from tools.cells import set_up_elsewhere
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
