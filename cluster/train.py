@@ -483,7 +483,8 @@ def check_port(place, backend):
         if time.monotonic() > until:
             refuse(
                 f"port {port} of this machine is taken by another program (a worker of "
-                "an earlier start, or another training): end it, or choose another port"
+                "an earlier start, or of the same index, or another training): end it, "
+                "or choose another port"
             )
         time.sleep(0.2)
 
@@ -680,7 +681,7 @@ class Reception:
                 "give all the same addresses"
             )
             answer(connection, why)
-            return False
+            self.end_all(why)
         if index in self.here and is_open(self.here[index]):
             why = f"two processes say that they are worker {index}"
             answer(connection, why)
@@ -724,7 +725,8 @@ class Reception:
         if absent:
             sentences.append(
                 f"in {seconds:g} seconds these have not come: {', '.join(absent)}; are "
-                f"they started, and do they reach {self.place.workers[0]}?"
+                f"they started, each with its own index, and do they reach "
+                f"{self.place.workers[0]}?"
             )
         if elsewhere:
             sentences.append(
@@ -1493,7 +1495,7 @@ def draws_numbers(layer):
 
     An LSTM has a seed for its dropout even where that is 0.
     """
-    if not any("seed_generator" in variable.path for variable in layer.variables):
+    if not getattr(layer, "_seed_generators", ()):  # its own, not those within it
         return False
     names = "rate", "dropout", "recurrent_dropout", "stddev"
     rates = [getattr(layer, name) for name in names if hasattr(layer, name)]
@@ -2192,7 +2194,8 @@ class Run:
         if different and of != self.options.backend:
             refuse(
                 f"{self.options.run_folder} holds a training on {of}, and this model's "
-                f"cannot go on with --backend {self.options.backend} ({different})"
+                f"cannot go on with --backend {self.options.backend} ({different}): "
+                f"use --backend {of}, or another --run-folder"
             )
         if different:
             refuse(

@@ -716,12 +716,18 @@ def test_two_workers_of_the_same_number(folder):
 
 def test_workers_that_expect_another_number(folder):
     addresses = free_addresses(3)
-    first = start_worker(folder, 0, addresses[:2], "--wait-for-workers", 30)
-    other = start_worker(folder, 2, addresses)
-    said = other.communicate(timeout=300)[0]
-    assert "the first worker says: it expects 2 workers, and worker 2 expects 3: give all the same" in said
-    first.kill()
-    first.communicate()
+    processes = [start_worker(folder, 0, addresses[:2]), start_worker(folder, 2, addresses)]
+    said = [process.communicate(timeout=300)[0] for process in processes]
+    assert all("it expects 2 workers, and worker 2 expects 3: give all the same addresses" in text for text in said)
+
+
+@pytest.mark.parametrize("dropout, is_told", [(0, False), (0.3, True)])
+def test_an_lstm_is_told_of_if_it_draws_random_numbers(folder, dropout, is_told):
+    flat = "            keras.layers.Flatten(),\n"
+    lstm = f"            keras.layers.Reshape((64, 1)),\n            keras.layers.LSTM(2, dropout={dropout}),\n"
+    changed(folder, (flat, "            keras.layers.Conv2D(1, 1),\n" + lstm))
+    _, (printed,) = ends(start(folder, "--epochs", 1, "--logical-cpus", 2))
+    assert ("random layers (Dropout, …)" in printed) == is_told
 
 
 def test_a_worker_that_is_not_where_the_first_one_looks(folder):
