@@ -675,15 +675,15 @@ class Reception:
         except (OSError, ValueError, KeyError, TypeError):
             return False
         expected = len(self.place.workers)
+        why = ""
         if workers != expected or index not in range(1, workers):
             why = (
                 f"it expects {expected} workers, and worker {index} expects {workers}: "
                 "give all the same addresses"
             )
-            answer(connection, why)
-            self.end_all(why)
-        if index in self.here and is_open(self.here[index]):
+        elif index in self.here and is_open(self.here[index]):
             why = f"two processes say that they are worker {index}"
+        if why:
             answer(connection, why)
             self.end_all(why)
         self.here[index] = connection
@@ -1652,7 +1652,8 @@ class Lease:
             except FileNotFoundError:
                 return None
             except (OSError, ValueError, AttributeError):
-                time.sleep(0.2)
+                pass
+            time.sleep(0.2)
         return None
 
     def take(self):

@@ -8,8 +8,7 @@ from typing import Any
 
 
 def pack(value: Any) -> bytes:
-    """Return cloudpickle's form of any value; `pickle.loads` makes the value of it
-    again.
+    """Return cloudpickle's form of any value, for `pickle.loads`.
 
     cloudpickle forgets in which file a function stood. Here its name is kept: it leads
     to the source of the notebook's cell, which AutoGraph and tracebacks show.

@@ -126,12 +126,14 @@ class Deadline:
 def conduct(connection: int, method: str = "spawn") -> None:
     """Be the process of a run: do a `Job` for the notebook, then end.
 
-    The notebook hears notes (kind, content): ("ready", this process's number); ("line",
-        a text to print), ("folder", where the temporary files are) and ("alive", None);
-        at the end ("ended", (index of the worker that failed first, or None, all
-        outcomes)), and then each worker's packed value as bytes. Instead of that
-        ("cannot start", why), ("cannot write", why), or ("traceback", text) for an
-        error of this process itself.
+    The notebook hears notes, each a kind and its content:
+
+    * "ready": this process's number;
+    * "line": a text to print; "folder": where the temporary files are; "alive": None;
+    * at the end "ended": the index of the worker that failed first, or None, and all
+      outcomes. Then comes each worker's packed value, as bytes;
+    * instead of the end "cannot start" or "cannot write": why; or "traceback": the text
+      of an error of this process itself.
 
     Args:
         connection: a file descriptor.

@@ -27,8 +27,14 @@ from course_utils import devices
 READ_AT_START = ("PYTHON", "LD_", "DYLD_")
 """Environment variables that are read when Python starts."""
 READ_AT_IMPORT = (
-    *("TF_", "XLA_", "JAX_", "KERAS_"),
-    *("OMP_", "KMP_", "MKL_", "OPENBLAS_"),
+    "TF_",
+    "XLA_",
+    "JAX_",
+    "KERAS_",
+    "OMP_",
+    "KMP_",
+    "MKL_",
+    "OPENBLAS_",
 )
 """Those that are read when TensorFlow, Keras, JAX or NumPy are imported."""
 READ_LATER = ("TF_CONFIG", "KMP_DUPLICATE_LIB_OK", "KMP_INIT_AT_FORK")

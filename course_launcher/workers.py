@@ -169,8 +169,7 @@ def _packed(function, args):
     cells = {}
     for name, entry in list(linecache.cache.items()):
         if len(entry) == 4 and not os.path.exists(name):
-            # Without a time of change: else linecache would look for a file, and
-            # forget.
+            # Without a time of change: else linecache looks for a file, and forgets.
             cells[name] = (entry[0], None, *entry[2:])
     try:
         return pack((cells, function, args))
@@ -263,7 +262,7 @@ class _Conversation:
     def _listen(self):
         """Print what the workers print, until they have ended; return how."""
         while True:
-            kind, content = self._next_note(SILENCE)
+            kind, content = self._next_note()
             if kind == "line":
                 print(content, flush=True)
             elif kind == "folder":
@@ -277,25 +276,23 @@ class _Conversation:
             elif kind == "traceback":
                 raise RuntimeError(f"the process of the run failed:\n{content}")
 
-    def _next_note(self, seconds):
-        self._wait_for_a_message(seconds)
+    def _next_note(self):
+        self._wait_for_a_message()
         return self.connection.recv()
 
     def _next_value(self):
-        self._wait_for_a_message(SILENCE)
+        self._wait_for_a_message()
         return self.connection.recv_bytes()
 
-    def _wait_for_a_message(self, seconds):
-        if not self.connection.poll(seconds):
+    def _wait_for_a_message(self):
+        if not self.connection.poll(SILENCE):
             self.has_answered = False
             raise RuntimeError(
-                f"the process of the run has not been heard of for {seconds:g} seconds"
+                f"the process of the run has not been heard of for {SILENCE:g} seconds"
             )
 
     def close(self):
-        """End the run, and wait until it has ended its workers; remove what it has
-        left.
-        """
+        """End the run, wait until its workers have ended, remove what it has left."""
         try:
             if self.has_answered:
                 self._hang_up()

@@ -382,10 +382,10 @@ def test_a_run_that_does_not_end(monkeypatch, capsys):
     """Its process is stopped when it should end its workers: it is killed, and they end by themselves."""
 
     def stop(conversation):
-        kind, content = conversation._next_note(60)
+        kind, content = conversation._next_note()
         while kind != "line":
             conversation.folders |= {content} if kind == "folder" else set()
-            kind, content = conversation._next_note(60)
+            kind, content = conversation._next_note()
         os.kill(conversation.process.number, signal.SIGSTOP)
         raise KeyboardInterrupt
 
