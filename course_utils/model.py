@@ -5,15 +5,20 @@
 
 
 def build_model(seed: int = 0):
-    """Return the source page's network for 28×28×1 images: Conv2D 32 → MaxPooling2D →
-    Flatten → Dense 128 → Dense 10 (logits).
+    """Return the source page's network for 28×28×1 images.
 
-    seed: the same one gives the same initial weights under every strategy and on every
-        device, because each layer's initializer carries a seed of its own. TypeError if
-        it is no whole number.
+    Conv2D 32 → MaxPooling2D → Flatten → Dense 128 → Dense 10 (logits). Not compiled:
+    build and compile it inside `strategy.scope()`.
 
-    Input (batch, 28, 28, 1) float32, output (batch, 10). Not compiled: do both inside
-    `strategy.scope()`.
+    Args:
+        seed: the same one gives the same initial weights under every strategy and on
+            every device: each layer's initializer carries a seed of its own.
+
+    Returns:
+        A model of (batch, 28, 28, 1) float32 → (batch, 10).
+
+    Raises:
+        TypeError: if the seed is no whole number.
     """
     import operator
 
