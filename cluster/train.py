@@ -45,6 +45,7 @@ import json
 import math
 import os
 import pathlib
+import pickle
 import random
 import re
 import shutil
@@ -1006,6 +1007,10 @@ STRINGS = (
     "examples() returns strings, which JAX and several replicas cannot take: encode "
     "them there, by TextVectorization or StringLookup in the dataset's map, say"
 )
+STRING_TARGETS = (
+    "examples() returns strings as targets, and a loss takes numbers: encode them "
+    "there, by StringLookup or numpy.unique(…, return_inverse=True), say"
+)
 
 
 def check_tensors(dataset):
@@ -1108,6 +1113,20 @@ def contents(array):
     return repr(array.tolist()).encode() if array.dtype.hasobject else array.tobytes()
 
 
+UNREADABLE = (
+    EOFError,
+    IsADirectoryError,
+    LookupError,
+    NotADirectoryError,
+    PermissionError,
+    UnicodeError,
+    ValueError,
+    pickle.UnpicklingError,
+    zipfile.BadZipFile,
+)
+"""What reading a file raises that is not what `examples` expects."""
+
+
 class Data:
     """What `examples` returns: batches of all processes' examples, and their digest.
 
@@ -1116,6 +1135,7 @@ class Data:
 
     def __init__(self, path, batch_size_per_replica, replicas, buffer):
         self.path = path
+        self.classes = []
         self.batch_size = batch_size = batch_size_per_replica * replicas
         # One seed at every start: else a split drawn at random would be another one.
         self.training: typing.Any
@@ -1165,12 +1185,20 @@ class Data:
 
     def two_parts(self):
         """Return what `examples` returns, if it is two of something."""
+        if self.path and self.path.startswith("~"):
+            self.path = os.path.expanduser(self.path)
         try:
             parts = examples(self.path)
         except FileNotFoundError as problem:
             if self.path and not os.path.exists(self.path):
                 refuse(f"--data {self.path}: there is no such file or folder")
             raise problem
+        except UNREADABLE as problem:
+            if not self.path:
+                raise problem
+            traceback.print_exc()
+            what = str(problem) or type(problem).__name__
+            refuse(f"examples() cannot read --data {self.path}: {what}")
         if parts is None:
             refuse(
                 "examples() returns nothing: is return training, validation missing?"
@@ -1198,6 +1226,40 @@ class Data:
         if known >= 0:
             return known
         return sum(1 for _ in part)
+
+    def check_labels(self, classes):
+        """Refuse labels that are no class: of arrays now, of datasets when they come.
+
+        classes: what `classes_of_targets` has returned.
+        """
+        self.classes = classes
+        for part in self.training, self.validation:
+            if not is_dataset(part):
+                self.check_batch(part)
+
+    def check_batch(self, batch):
+        """Return a batch whose labels are all classes, or refuse it."""
+        import keras
+        import numpy as np
+
+        if not any(self.classes):
+            return batch
+        _, targets, _ = keras.utils.unpack_x_y_sample_weight(batch)
+        each = zip(self.classes, keras.tree.flatten(targets), strict=True)
+        for known, labels in each:
+            if not known:
+                continue
+            number, ignored = known
+            labels = np.asarray(labels)
+            wrong = labels[(labels < 0) | (labels >= number)]
+            wrong = wrong[wrong != ignored] if ignored is not None else wrong
+            if len(wrong):
+                refuse(
+                    f"examples() returns the label {wrong[0]}, and the model has "
+                    f"{number} outputs, for the labels 0 to {number - 1}: change one "
+                    "of them"
+                )
+        return batch
 
     def first_example(self):
         """Return a batch that has the first training example alone."""
@@ -1239,12 +1301,13 @@ class Data:
         )
         # Where examples are left out at random, some epochs have fewer than the first.
         enough = shuffled.repeat().take(self.steps * self.batch_size)
-        yield from batched(enough, self.batch_size)
+        yield from map(self.check_batch, batched(enough, self.batch_size))
 
     def validation_batches(self):
         """Yield batches of what to validate with; the last one may be smaller."""
         if is_dataset(self.validation):
-            yield from batched(self.validation, self.batch_size)
+            batches = batched(self.validation, self.batch_size)
+            yield from map(self.check_batch, batches)
             return
         for start in range(0, self.counts[1], self.batch_size):
             yield rows_of(self.validation, slice(start, start + self.batch_size))
@@ -1313,6 +1376,10 @@ def for_keras(generate, steps):
     return Sequence()
 
 
+RAISED: list[BaseException] = []
+"""What reading has raised within TensorFlow, which makes another error of it."""
+
+
 def as_dataset(generate, steps):
     """Return what calling `generate` yields as a `tf.data.Dataset` of known length."""
     import keras
@@ -1321,11 +1388,19 @@ def as_dataset(generate, steps):
 
     def spec(array):
         array = np.asarray(array)
-        return tf.TensorSpec((None, *array.shape[1:]), array.dtype)
+        kind = tf.string if array.dtype.kind in "OSU" else array.dtype
+        return tf.TensorSpec((None, *array.shape[1:]), kind)
+
+    def generate_or_keep():
+        try:
+            yield from generate()
+        except (Exception, SystemExit) as problem:
+            RAISED.append(problem)
+            raise problem
 
     first = next(generate())
     dataset = tf.data.Dataset.from_generator(
-        generate, output_signature=keras.tree.map_structure(spec, first)
+        generate_or_keep, output_signature=keras.tree.map_structure(spec, first)
     )
     options = tf.data.Options()
     options.autotune.enabled = False  # its thread can hold up the end of an iterator
@@ -1355,9 +1430,12 @@ def create_model(options, backend, data):
             model(inputs)
         if not model.trainable_variables:
             refuse("build() returns a model without trainable weights")
+        check_targets(model, batch)
         for one in batch, data.first_example():
-            check_inputs(model, one, backend)
+            check_strings(model, one, backend)
+            check_inputs(model, one)
         check_loss(model, batch, backend)
+        data.check_labels(classes_of_targets(model, batch))
         check_train_step(model, backend)
         drop_or_refuse_what_fails(model, backend)
         set_accumulation(model.optimizer, options.accumulate, backend)
@@ -1368,36 +1446,120 @@ def create_model(options, backend, data):
     return model
 
 
-def check_inputs(model, batch, backend):
-    """Refuse batches in place of examples, and strings where they cannot be taken."""
+def check_targets(model, batch):
+    """Refuse targets that no loss looks at: on JAX, Keras would train in silence."""
+    import keras
+
+    _, targets, _ = keras.utils.unpack_x_y_sample_weight(batch)
+    uses_none = model.loss is None and targets is not None
+    if uses_none and not any(
+        map(is_of_the_reader, [model.train_step, model.compute_loss])
+    ):
+        refuse(
+            "build() compiles the model without a loss, and examples() returns "
+            "targets: add loss=… to compile, or leave out the targets where layers "
+            "add what is to be minimized (add_loss, regularizers)"
+        )
+
+
+def check_strings(model, batch, backend):
+    """Refuse strings where they cannot be taken."""
+    import keras
+    import numpy as np
+
+    inputs, targets, _ = keras.utils.unpack_x_y_sample_weight(batch)
+
+    def has_strings(part):
+        leaves = [leaf for leaf in keras.tree.flatten(part) if leaf is not None]
+        return any(np.asarray(leaf).dtype.kind in "OSU" for leaf in leaves)
+
+    if has_strings(targets) and not is_of_the_reader(model.train_step):
+        refuse(STRING_TARGETS)
+    one_device = backend.replicas == 1 and not isinstance(backend, OnJax)
+    if has_strings([inputs, targets]) and not one_device:
+        refuse(STRINGS)
+
+
+def check_inputs(model, batch):
+    """Refuse inputs of another shape than the model takes."""
     import keras
     import numpy as np
 
     inputs, *_ = keras.utils.unpack_x_y_sample_weight(batch)
     given = [np.asarray(array) for array in keras.tree.flatten(inputs)]
-    strings = any(array.dtype.kind in "OSU" for array in given)
-    if strings and (backend.replicas > 1 or isinstance(backend, OnJax)):
-        refuse(STRINGS)
     taken = getattr(model, "inputs", None) or []  # a subclass does not say
     if len(given) != len(taken):
         return
     for array, tensor in zip(given, taken, strict=True):
-        # Keras itself removes a last dimension of 1 that a model does not have.
-        too_long = array.ndim == len(tensor.shape) + 1
-        if too_long and (array.shape[-1] != 1 or tensor.shape[-1] == 1):
-            refuse(
-                f"examples() returns inputs of shape {array.shape[1:]}, and the model "
-                f"takes {tuple(tensor.shape[1:])}: if they are batches, and not single "
-                "examples, add .unbatch()"
-            )
-        sizes = zip(array.shape[1:], tensor.shape[1:], strict=False)
-        if array.ndim == len(tensor.shape) and any(
-            needed not in (None, size) for size, needed in sizes
-        ):
-            refuse(
-                f"examples() returns inputs of shape {array.shape[1:]}, and the model "
-                f"takes {tuple(tensor.shape[1:])}: change one of them"
-            )
+        shape, needed = array.shape[1:], tuple(tensor.shape[1:])
+        if fits(shape, needed):
+            continue
+        remedy = "change one of them"
+        if len(shape) == len(needed) + 1:
+            remedy = "if they are batches, and not single examples, add .unbatch()"
+        refuse(
+            f"examples() returns inputs of shape {shape}, and the model takes "
+            f"{needed}: {remedy}"
+        )
+
+
+def fits(shape, needed):
+    """Return whether a model whose `Input` has the second shape takes the first."""
+    if len(shape) == len(needed):
+        pairs = zip(shape, needed, strict=True)
+        return all(want in (None, size) for size, want in pairs)
+    # Keras itself removes a last dimension of 1 that a model does not have, and adds
+    # one that it has; 1 as the only dimension is none to remove.
+    if len(shape) == len(needed) + 1:
+        return shape[-1] == 1 and needed[-1:] != (1,)
+    return len(shape) == len(needed) - 1 and needed[-1] == 1
+
+
+def classes_of_targets(model, batch):
+    """Return a number of classes for each target, or None where any number is right.
+
+    Such a target is a class's index, by which Keras' sparse cross-entropy takes one of
+    the outputs. On a GPU and on JAX it takes a wrong one without an error. Next to the
+    number is the one index that the loss leaves out, or None.
+    """
+    import keras
+
+    inputs, targets, _ = keras.utils.unpack_x_y_sample_weight(batch)
+    losses = keras.tree.flatten(model.loss)
+    outputs = keras.tree.flatten(shapes_of_outputs(model, inputs))
+    if not len(losses) == len(outputs) == len(keras.tree.flatten(targets)):
+        return []
+    found: list[typing.Any] = []
+    for loss, output in zip(losses, outputs, strict=True):
+        name = loss if isinstance(loss, str) else getattr(loss, "name", None)
+        name = name or getattr(loss, "__name__", "")
+        is_sparse = isinstance(loss, keras.losses.SparseCategoricalCrossentropy)
+        if not is_sparse and name != "sparse_categorical_crossentropy":
+            found.append(None)
+            continue
+        axis = getattr(loss, "axis", -1)
+        found.append((output.shape[axis], getattr(loss, "ignore_class", None)))
+    return found
+
+
+def shapes_of_outputs(model, inputs):
+    """Return the model's outputs for these inputs as `KerasTensor`s: nothing runs."""
+    import keras
+    import numpy as np
+
+    if getattr(model, "outputs", None):
+        return model.outputs
+
+    def symbol(array):
+        array = np.asarray(array)
+        if array.dtype.kind in "OSU":
+            raise TypeError("a string")
+        return keras.KerasTensor(array.shape, array.dtype.name)
+
+    try:
+        return model.compute_output_spec(keras.tree.map_structure(symbol, inputs))
+    except Exception:  # a subclass that can only be called: nothing is known of it
+        return []
 
 
 def inner(optimizer):
@@ -2218,7 +2380,10 @@ class Run:
         for name, setting in self.settings().items():
             before = facts["settings"].get(name, setting)
             if before != setting:
-                say(f"{name}: {setting}, and no longer {before}")
+                say(
+                    f"{name}: {setting}, and no longer {before} (to begin anew "
+                    "instead: another --run-folder)"
+                )
         self.metrics = facts["metrics"] if self.step else []
         self.log.rows = facts["log"]
         if self.step:
@@ -2581,7 +2746,7 @@ def restore(options):
     if left and not restored:
         refuse(
             f"{options.run_folder} has {', '.join(left)} of a training, and no "
-            "checkpoint to go on from: use another --run-folder, or delete this one"
+            "checkpoint to go on from: use another --run-folder, or move them away"
         )
     return restored
 
@@ -2839,6 +3004,32 @@ def several_processes():
     return any(os.environ.get(name) for name in names)
 
 
+def what_a_new_start_does(options):
+    """Return whether it goes on or begins anew, in words."""
+    if Checkpoints(options.run_folder).files() and not options.dry_run:
+        return "started again, it goes on from the last checkpoint"
+    return "nothing is saved yet; started again, it begins anew"
+
+
+def code_of_sentence(end):
+    """Print a sentence of this program's, or of the reader's own; return the code."""
+    print(end.code, file=sys.stderr, flush=True)
+    return REFUSED if isinstance(end, Refused) else 1
+
+
+def code_of_failure(problem, options):
+    """Print what to do about what has been raised, or all of it; return the code."""
+    if isinstance(problem, SystemExit):
+        return code_of_sentence(problem)
+    first = (str(problem).strip() or type(problem).__name__).splitlines()[0]
+    sentence = explain(problem, options)
+    if sentence:
+        print(f"{first}\ntrain.py: {sentence}", file=sys.stderr, flush=True)
+    else:
+        traceback.print_exception(problem)
+    return 1
+
+
 def main(words):
     """Train; return the exit code."""
     options = parse(words)
@@ -2850,20 +3041,13 @@ def main(words):
     except Saved:
         say("a signal came, and everything is saved: started again, it goes on")
         code = SAVED
-    except SystemExit as end:  # a sentence of this program's, or of the reader's own
-        print(end.code, file=sys.stderr, flush=True)
-        code = REFUSED if isinstance(end, Refused) else 1
+    except SystemExit as end:
+        code = code_of_sentence(end)
     except KeyboardInterrupt:
-        say("interrupted: started again, it goes on from the last checkpoint")
+        say(f"interrupted: {what_a_new_start_does(options)}")
         code = 128 + signal.SIGINT
     except Exception as problem:
-        sentence = explain(problem, options)
-        if sentence:
-            first = (str(problem).strip() or type(problem).__name__).splitlines()[0]
-            print(f"{first}\ntrain.py: {sentence}", file=sys.stderr, flush=True)
-        else:
-            traceback.print_exc()
-        code = 1
+        code = code_of_failure(RAISED[0] if RAISED else problem, options)
     else:
         return 0
     # At its ordinary end, a process would wait for others that are no more.

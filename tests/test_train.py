@@ -386,6 +386,130 @@ def test_what_cannot_be_trained(folder, pairs, options, sentence):
     assert sentence in refused(start(folder, *options))
 
 
+TARGETS = "digits.target[:1536]"
+WITHOUT_LOSS = ', loss, metrics=["accuracy"]', ""
+LEFT_OUT = "from_logits=True", "from_logits=True, ignore_class=12"
+
+
+@each_backend
+@pytest.mark.parametrize(
+    "pairs, sentence",
+    [
+        ([(TARGETS, TARGETS + " + 3")], "the label 1[0-2], and the model has 10 outputs, for the labels 0 to 9"),
+        ([(TARGETS, TARGETS + " - 1")], "the label -1, and the model has 10 outputs"),
+        ([(TARGETS, TARGETS + " + 3"), LEFT_OUT], "the label 1[01], and the model has 10 outputs"),
+        ([(TARGETS, TARGETS + ".astype(str)")], "strings as targets, and a loss takes numbers"),
+        (
+            [("images[..., None]", "images.reshape(-1, 64)")],
+            r"inputs of shape \(64,\), and the model takes \(8, 8, 1\)",
+        ),
+        ([WITHOUT_LOSS], "compiles the model without a loss, and examples.. returns targets: add loss=… to compile"),
+    ],
+)
+def test_examples_that_do_not_fit_the_model(folder, backend, pairs, sentence):
+    """JAX would train on labels that are no class, and so would TensorFlow on a GPU."""
+    changed(folder, *pairs)
+    process = start(folder, "--backend", backend, "--epochs", 1)
+    assert re.search(sentence, refused(process)) and process.returncode == 2
+
+
+LABELLED = """
+def build():
+    import keras
+
+    class Own(keras.Model):
+        def __init__(self):
+            super().__init__()
+            self.dense = keras.layers.Dense(3)
+
+        def call(self, inputs):
+            return self.dense(inputs)
+
+    model = Own()
+    model.compile("sgd", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+    return model
+
+def examples(path):
+    import numpy as np
+    import tensorflow as tf
+
+    labels = np.arange(2560) % 3
+    labels[WRONG] = 7
+    part = tf.data.Dataset.from_tensor_slices((np.ones((2560, 4), "float32"), labels))
+    return part, part.take(64)
+"""
+
+
+@each_backend
+@pytest.mark.parametrize("wrong", ["2000", "5"])
+def test_a_label_of_a_dataset_that_is_no_class(folder, backend, wrong):
+    """It comes in the midst of an epoch, and in what is validated with; the model is a subclass."""
+    yours(folder, LABELLED.replace("WRONG", wrong))
+    process = start(folder, "--backend", backend, "--epochs", 2, "--shuffle-buffer-mib", 0.001)
+    printed = process.communicate(timeout=300)[0]
+    assert process.returncode == 2 and "Traceback" not in printed, printed
+    assert "train.py: examples() returns the label 7, and the model has 3 outputs, for the labels 0 to 2" in printed
+
+
+def test_labels_that_the_loss_leaves_out(folder):
+    changed(folder, (TARGETS, "digits.target[:1536].clip(0, 8) * 2 % 12"), LEFT_OUT)
+    assert "the label 10" in refused(start(folder, "--epochs", 1))
+    changed(folder, (TARGETS, "digits.target[:1536] // 9 * 3 + 9"), LEFT_OUT)
+    ends(start(folder, "--epochs", 1))
+
+
+def test_strings_for_a_layer_that_takes_them(folder):
+    """One device of TensorFlow; several, and JAX, are refused."""
+    yours(
+        folder,
+        """
+def build():
+    import keras
+
+    lookup = keras.layers.StringLookup(vocabulary=["a", "b"], output_mode="one_hot")
+    model = keras.Sequential([keras.Input((1,), dtype="string"), lookup, keras.layers.Dense(1)])
+    model.compile("sgd", "mse")
+    return model
+
+def examples(path):
+    import numpy as np
+
+    x = np.array([["a"], ["b"]] * 64)
+    return (x, np.ones((128, 1))), (x, np.ones((128, 1)))
+""",
+    )
+    ends(start(folder, "--epochs", 1))
+    assert "strings, which JAX and several replicas cannot" in refused(start(folder, "--logical-cpus", 2))
+
+
+@each_backend
+def test_a_model_whose_layers_add_the_loss(folder, backend):
+    """What is trained on has inputs alone."""
+    model = (
+        SMALL.replace("COUNT", "640").replace(', "mse"', "").replace("Dense(3)", 'Dense(3, kernel_regularizer="l2")')
+    )
+    yours(folder, model.replace("(x, x[:, :3]), (x[:10], x[:10, :3])", "(x,), (x[:10],)"))
+    ends(start(folder, "--backend", backend, "--epochs", 2))
+    losses = numbers(folder / "run")[:, 1]
+    assert losses[1] < losses[0]
+
+
+def test_a_file_that_examples_cannot_read(folder):
+    np.savez(folder / "other.npz", images=np.ones(3))
+    (folder / "text.npz").write_text("hello")
+    np.save(folder / "one.npy", np.ones(3))
+    for path, why in (
+        ("other.npz", "x_train is not a file in the archive"),
+        ("text.npz", "This file contains pickled"),
+        ("one.npy", "only integers"),
+        (".", "Is a directory"),
+    ):
+        process = start(folder, "--data", path)
+        sentence = refused(process)
+        assert sentence.startswith(f"examples() cannot read --data {path}: ") and why in sentence
+        assert process.returncode == 2
+
+
 @each_backend
 def test_the_backend_is_chosen_before_anything_is_imported(folder, backend):
     """Though `import keras` stands at the top of what 06 writes; and another one's import is refused."""
@@ -769,8 +893,9 @@ def test_an_interrupt_while_it_waits(folder):
     while "waits for all 2" not in process.stdout.readline():
         assert process.poll() is None
     process.send_signal(signal.SIGINT)
-    process.communicate(timeout=60)
+    printed, _ = process.communicate(timeout=60)
     assert process.returncode == 130
+    assert "interrupted: nothing is saved yet; started again, it begins anew\n" in printed
 
 
 @each_backend
