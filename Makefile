@@ -25,7 +25,7 @@ REQUIREMENTS := requirements$(if $(GPU),-gpu).txt
 READY := .venv/ready$(if $(GPU),-gpu)
 AS_ROOT := $(if $(filter 0,$(shell id -u)),--allow-root --ip=127.0.0.1)
 
-.PHONY: lab run test lint mnist soak cluster hosted compatibility browser site links test-gpu
+.PHONY: lab run test lint mnist soak cluster hosted hosted-environments compatibility browser site links test-gpu
 lab: $(READY)
 	$(BIN)/jupyter lab $(AS_ROOT) notebooks
 
@@ -63,7 +63,8 @@ HOSTED := .venv-hosted
 ON_HOST = PYTHONPATH=$(CURDIR) $(HOSTED)/$(1)/bin/python -m pytest --nbval-lax notebooks/04_tpu_strategy.ipynb
 hosted: export CUDA_VISIBLE_DEVICES := -1
 LISTS := $(filter-out $(if $(CI),kaggle_tpu),$(patsubst tests/hosted/%.txt,%,$(wildcard tests/hosted/*.txt)))
-hosted: $(LISTS:%=$(HOSTED)/%/ready)
+hosted-environments: $(LISTS:%=$(HOSTED)/%/ready)
+hosted: hosted-environments
 	$(HOSTED)/colab/bin/python -m tests.hosted.rehearse colab $(if $(CI),00 01 03 05 06)
 	$(HOSTED)/kaggle/bin/python -m tests.hosted.rehearse kaggle $(if $(CI),02 04)
 	cd notebooks && PYTHONPATH=.. MPLBACKEND=Agg ../$(HOSTED)/colab_tpu/bin/python ../tests/hosted/without_tensorflow.py

@@ -1183,7 +1183,7 @@ class Data:
             parts = self.two_parts()
         return [part if is_dataset(part) else as_arrays(part) for part in parts]
 
-    def two_parts(self):
+    def two_parts(self) -> typing.Any:
         """Return what `examples` returns, if it is two of something."""
         if self.path and self.path.startswith("~"):
             self.path = os.path.expanduser(self.path)

@@ -79,8 +79,8 @@ MACHINES = {
     "4 x T4": Machine(1, 4, 16 * GIB, 65e12, 16e9, 6.25e9),
     "8 x A100": Machine(1, 8, 80 * GIB, 312e12, 300e9, 50e9),  # NVLink 3; 400 Gbit/s
     "8 x H100": Machine(1, 8, 80 * GIB, 989e12, 450e9, 400e9),  # NVLink 4; 3,200 Gbit/s
-    # ICI; 2 x 100 Gbit/s
-    "v5e-8": Machine(1, 8, 16 * GIB, 197e12, 200e9, 25e9, kind="TPU"),
+    # one link of the four that share 1,600 Gbit/s, one way; 2 x 100 Gbit/s
+    "v5e-8": Machine(1, 8, 16 * GIB, 197e12, 50e9, 25e9, kind="TPU"),
 }
 
 
@@ -162,8 +162,10 @@ def recommend(
     That is the least change that fits, and all devices where they help. First it looks
     for what one device can do: the batch as it is, accumulated in parts, with Keras'
     mixed precision, with activation checkpointing. If that fits, more devices are used
-    where data parallelism makes a step at least 1.2 times as fast. If not, the states
-    are divided (ZeRO-3), then the layers, each with the same changes.
+    where data parallelism makes a step at least 1.2 times as fast. If not, each device
+    takes its share of the batch (data parallelism, where one device has no room for an
+    accumulator), then the states are divided (ZeRO-3), then the layers, each with the
+    same changes.
 
     Args:
         layers: what `layer_costs` returns.
@@ -201,24 +203,36 @@ def recommend(
         reasons = ()
         if machine.devices > 1:
             reasons = ("More devices would not make a step 1.2 times as fast.",)
+        if machine.devices > 1 and not counts:
+            whole = math.ceil(base.global_batch_size / machine.devices)
+            reasons = (
+                f"No number of devices from 2 to {machine.devices} divides a batch of "
+                f"{base.global_batch_size:,}: {whole * machine.devices:,} examples "
+                "would do for all of them.",
+            )
         return replace(alone, reasons=reasons)
     least = min(
         _largest(replace(base, global_batch_size=1, layers=costs, precision=kind)).total
         for _, costs, kind in search.ways
     )
-    reasons = [
-        (
-            f"One device would need {mib(least)} for a single example, at best, and "
-            f"may fill {mib(memory_budget)}."
+    reason = (
+        f"One device would need {mib(least)} for a single example, at best, and may "
+        f"fill {mib(memory_budget)}."
+    )
+    if least <= memory_budget:
+        reason = (
+            "One device can hold a single example, and not the accumulator beside it "
+            f"that {base.global_batch_size:,} need."
         )
-    ]
-    for name in "ZeRO-3", "tensor parallel", "pipeline parallel":
-        best = search.fastest(
-            name, counts if name == "ZeRO-3" else range(machine.devices, 1, -1)
-        )
+    reasons = [reason]
+    for name in "data parallel", "ZeRO-3", "tensor parallel", "pipeline parallel":
+        divides_batch = PARALLELISM_BY_NAME[name].divides_batch
+        every = counts if divides_batch else range(machine.devices, 1, -1)
+        best = search.fastest(name, every)
         if best:
             return replace(best, reasons=tuple(reasons))
-        reasons.append(search.why_not(name))
+        if name != "data parallel":  # it needs what one device needs for an example
+            reasons.append(search.why_not(name))
     return Recommendation(
         "nothing",
         "nothing fits",
@@ -276,17 +290,17 @@ class _Search:
                 "precision": precision,
             }
             try:
-                held = _largest(replace(base, **plan))
+                whole = replace(base, **plan)
             # more devices than layers, or a graph that does not split
             except ValueError:
                 return None
-            parts = _accumulation_steps(
-                held,
-                self.memory_budget,
-                batch // (devices if kind.divides_batch else 1),
-            )
+            if not kind.cuts_evenly(whole):
+                return None
+            examples = batch // (devices if kind.divides_batch else 1)
+            parts = self.accumulation_steps(whole, examples)
             if parts is None:
                 continue
+            held = _largest(replace(whole, accumulation_steps=parts))
             if parts > 1:
                 words = "the batch, one after the other (gradient_accumulation_steps)"
                 changes = (f"accumulate {parts:,} parts of {words}", *changes)
@@ -295,18 +309,22 @@ class _Search:
                 "latency": machine.latency,
             }
             step = step_time(
-                global_batch_size=batch, flops_per_second=self.speed, **plan, **rates
+                global_batch_size=batch,
+                flops_per_second=self.speed,
+                accumulation_steps=parts,
+                **plan,
+                **rates,
             )
             cost = (
                 machine.price_per_hour
                 and machine.price_per_hour / 3600 * step.total / batch * 1e6
             )
             return Recommendation(
-                use=_class_for(parallelism, devices, machine),
+                use=_class_for(parallelism, devices, machine, parts),
                 parallelism=parallelism,
                 devices=devices,
                 changes=changes,
-                memory=replace(held, activations=math.ceil(held.activations / parts)),
+                memory=held,
                 step=step,
                 throughput=batch / step.total,
                 efficiency=self.one_example * batch / step.total / devices,
@@ -314,6 +332,21 @@ class _Search:
                 left_out=_left_out(base.layers),
             )
         return None
+
+    def accumulation_steps(self, plan, examples):
+        """Return in how many equal parts a device must take its examples to fit; None
+        if one at a time does not. An accumulator takes some of the memory itself.
+        """
+
+        def fits(parts):
+            held = _largest(replace(plan, accumulation_steps=parts))
+            return held.total <= self.memory_budget
+
+        if fits(1):
+            return 1
+        divisors = _divisors(examples)[1:]
+        at = bisect.bisect_left(divisors, True, key=fits)
+        return divisors[at] if at < len(divisors) else None
 
     def why_not(self, parallelism):
         """Return why this kind does not fit on the machine, and how many devices would
@@ -334,6 +367,12 @@ class _Search:
         counts = [
             count for count in counts if parallelism != "ZeRO-3" or batch % count == 0
         ]
+        if parallelism == "tensor parallel":
+            kind, plan = PARALLELISM_BY_NAME[parallelism], self.base
+            plans = [
+                replace(plan, parallelism=parallelism, devices=each) for each in counts
+            ]
+            counts = [plan.devices for plan in plans if kind.cuts_evenly(plan)]
         at = bisect.bisect_left(
             counts, True, key=lambda count: self.fitting(parallelism, count) is not None
         )
@@ -346,10 +385,18 @@ class _Search:
         return f"{words} not fit on more either{why}."
 
 
+MIXED = "set Keras' policy mixed_bfloat16 (mixed_float16 on a T4)"
+
+
 def _training_variants(plan):
     """Yield (changes in words, layers, precision), from the least change on."""
-    saving = checkpointed(plan.layers, max(1, math.isqrt(len(plan.layers))))
-    mixed = ("set Keras' policy mixed_bfloat16 (mixed_float16 on a T4)",)
+    if any(layer.recomputed for layer in plan.layers):  # that is done already
+        yield (), plan.layers, plan.precision
+        if plan.precision == "float32":
+            yield (MIXED,), plan.layers, "mixed_bfloat16"
+        return
+    saving = checkpointed(plan.layers)
+    mixed = (MIXED,)
     again = ("recompute activations (keras.remat, a segment of layers each)",)
     yield (), plan.layers, plan.precision
     if plan.precision == "float32":
@@ -370,37 +417,33 @@ def _largest(plan):
     return max(kind.memory(plan, which), key=lambda memory: memory.total)
 
 
-def _accumulation_steps(held, memory_budget, examples):
-    """Return in how many equal parts a device must take its examples to fit; None if
-    one at a time does not.
-    """
-    spare = memory_budget - (held.total - held.activations)
-    at_least = math.ceil(held.activations / spare) if spare > 0 else math.inf
-    return next((parts for parts in _divisors(examples) if parts >= at_least), None)
-
-
 def _divisors(number):
     small = [n for n in range(1, math.isqrt(number) + 1) if number % n == 0]
     return sorted({*small, *(number // n for n in small)})
 
 
-def _class_for(parallelism, devices, machine):
-    """Return the class of TensorFlow or Keras that trains so."""
+def _class_for(parallelism, devices, machine, parts):
+    """Return the class of TensorFlow or Keras that trains so.
+
+    parts: of an accumulated batch. Under the strategies of tf.distribute `fit` cannot
+    accumulate gradients: docs/compatibility.md shows who can.
+    """
     inside = devices <= machine.devices_per_host
-    several = (
-        "tf.distribute.MirroredStrategy"
-        if inside
-        else "tf.distribute.MultiWorkerMirroredStrategy, its own loop"
-    )
-    on_jax = "keras.distribution.ModelParallel on JAX, kernels cut along the"
+    strategy = "MirroredStrategy" if inside else "MultiWorkerMirroredStrategy"
+    own_loop = ", its own loop" if parts > 1 or not inside else ""
+    on_jax = "keras.distribution.DataParallel on JAX"
+    if machine.kind == "TPU":
+        copies = f"tf.distribute.TPUStrategy, or {on_jax}" if parts == 1 else on_jax
+    else:
+        copies = f"tf.distribute.{strategy}{own_loop}, or {on_jax}"
+        if parts > 1:
+            copies = f"{on_jax}, or tf.distribute.{strategy}{own_loop}"
+    cut = "keras.distribution.ModelParallel on JAX, kernels cut along the"
     return {
         "one device": "no strategy (or tf.distribute.OneDeviceStrategy)",
-        "data parallel": (
-            "tf.distribute.TPUStrategy" if machine.kind == "TPU" else several
-        )
-        + ", or keras.distribution.DataParallel on JAX",
-        "ZeRO-3": f"{on_jax} batch axis",
-        "tensor parallel": f"{on_jax} model axis",
+        "data parallel": copies,
+        "ZeRO-3": f"{cut} batch axis",
+        "tensor parallel": f"{cut} model axis",
         "pipeline parallel": "no class of Keras or TensorFlow",
     }[parallelism]
 

@@ -49,6 +49,10 @@ class LayerCost:
             default the outputs, of a view none.
         inputs: the indices of the layers whose outputs it takes; None: the one before.
         guess: whether the FLOPs are a guess, because what it computes is not known.
+        frozen: weights that are not trained, scalars.
+        units: what tensor parallel cuts, as units, filters or heads; None: outputs.
+        recomputed: values that are there for a moment, while the backward pass computes
+            them again (see `checkpointed`).
     """
 
     name: str
@@ -59,12 +63,15 @@ class LayerCost:
     kept: int | None = None
     inputs: tuple | None = None
     guess: bool = False
+    frozen: int = 0
+    units: int | None = None
+    recomputed: int = 0
 
     def __post_init__(self):
         one_of(f"kind of layer {self.name!r}", self.kind, TENSOR_PARALLEL_SPLITS)
         if self.kept is None:
             object.__setattr__(self, "kept", 0 if self.kind == "view" else self.outputs)
-        for field in ("parameters", "outputs", "flops", "kept"):
+        for field in ("parameters", "outputs", "flops", "kept", "frozen", "recomputed"):
             value = whole_number(
                 f"{field} of layer {self.name!r}", getattr(self, field)
             )
@@ -101,13 +108,16 @@ def layer_costs(model, input_shape: tuple | list | None = None) -> list[LayerCos
             f"model={model!r}: must be a built Keras model (give it an Input, or call "
             "it once)"
         )
-    calls, counted = _trace_calls(model, _examples(model, input_shape)), set()
+    calls, seen = _trace_calls(model, _examples(model, input_shape)), set()
     costs, producer_of = [], {}
     for layer, layer_inputs, layer_outputs in calls:
-        new_weights = [
-            weight for weight in _weights(layer) if id(weight) not in counted
+        new_weights = [one for one in _weights(layer) if id(one) not in seen]
+        frozen = [
+            one
+            for one in getattr(layer, "non_trainable_weights", [])
+            if id(one) not in seen
         ]
-        counted |= {id(weight) for weight in new_weights}
+        seen |= {id(weight) for weight in [*new_weights, *frozen]}
         flops, kind, guess = _work(layer, layer_inputs, layer_outputs)
         inputs = tuple(
             sorted(
@@ -121,20 +131,27 @@ def layer_costs(model, input_shape: tuple | list | None = None) -> list[LayerCos
         known = all(id(value) in producer_of for value in layer_inputs) or not costs
         before = (len(costs) - 1,) if costs else ()
         outputs = sum(math.prod(value.shape[1:]) for value in layer_outputs)
-        parameters = sum(math.prod(weight.shape) for weight in new_weights)
         inputs = None if known and inputs == before else inputs
         costs.append(
             LayerCost(
-                layer.name, parameters, outputs, flops, kind, inputs=inputs, guess=guess
+                layer.name,
+                _scalars(new_weights),
+                outputs,
+                flops,
+                kind,
+                inputs=inputs,
+                guess=guess,
+                frozen=_scalars(frozen),
+                units=_units(layer),
             )
         )
         producer_of |= {id(value): len(costs) - 1 for value in layer_outputs}
     if not costs:
         raise ValueError(f"model={model.name!r}: has no layers")
     # The reader's own weights, outside of the layers that compute.
-    left = [weight for weight in model.trainable_weights if id(weight) not in counted]
+    left = [weight for weight in model.trainable_weights if id(weight) not in seen]
     if left:
-        parameters = sum(math.prod(weight.shape) for weight in left)
+        parameters = _scalars(left)
         costs.append(
             LayerCost(
                 f"{model.name}'s own",
@@ -146,6 +163,20 @@ def layer_costs(model, input_shape: tuple | list | None = None) -> list[LayerCos
             )
         )
     return costs
+
+
+def _scalars(weights):
+    return sum(math.prod(weight.shape) for weight in weights)
+
+
+def _units(layer):
+    """Return what tensor parallel cuts of a layer; None where it is not known."""
+    if type(layer).__name__ in ATTENTION:
+        return layer.query_dense.kernel.shape[-2]  # heads
+    for name in "units", "filters":
+        if isinstance(getattr(layer, name, None), int):
+            return getattr(layer, name)
+    return None
 
 
 def _examples(model, input_shape):
@@ -356,36 +387,130 @@ def _attention(layer, layer_inputs):
     )
 
 
-def checkpointed(layers: list[LayerCost], segments: int) -> list[LayerCost]:
+def checkpointed(
+    layers: list[LayerCost], segments: int | None = None
+) -> list[LayerCost]:
     """Return the same layers with activation checkpointing (Chen et al., 2016).
 
-    Of each of `segments` runs of layers only the last output is kept. The rest is
-    computed again in the backward pass: one more forward pass, so that a step of three
-    becomes one of four. Left out: the segment at work, whose activations are all there
-    for a moment.
+    Of each of some runs of layers, the segments, only what the next ones need is kept.
+    The rest is computed again in the backward pass: one more forward pass, so that a
+    step of three becomes one of four. One segment at a time is there as a whole
+    meanwhile: the largest one is `recomputed`, and the peak is what is kept and that.
+
+    Args:
+        layers: what `layer_costs` returns.
+        segments: how many, of equally many layers; None: cut so that the peak is least.
 
     Raises:
         ValueError: for nonsense.
     """
     check_layers(layers)
-    segments = whole_number(
-        "segments", segments, 1, len(layers), "the number of layers"
-    )
-    rest, saving = iter(layers), []
-    for index in range(segments):
-        run = list(
-            itertools.islice(
-                rest, len(layers) // segments + (index < len(layers) % segments)
-            )
-        )
-        # a view alone keeps nothing
-        kept = min(run[-1].outputs, sum(layer.kept or 0 for layer in run))
-        for layer in run:
-            again = math.ceil(4 * layer.flops / 3)
+    crossing = _crossing(layers)
+    if segments is None:
+        edges = _edges_of_least_peak(layers, crossing)
+    else:
+        count = len(layers)
+        segments = whole_number("segments", segments, 1, count, "the number of layers")
+        each, more = divmod(count, segments)
+        edges = [0]
+        for index in range(segments):
+            edges.append(edges[-1] + each + (index < more))
+    saving = []
+    for first, after in itertools.pairwise(edges):
+        run = layers[first:after]
+        inside = sum(layer.kept or 0 for layer in run)
+        kept = min(crossing[after - 1], inside)  # a view alone keeps nothing
+        for index, layer in enumerate(run, first):
+            last = index == after - 1
             saving.append(
-                replace(layer, flops=again, kept=kept if layer is run[-1] else 0)
+                replace(
+                    layer,
+                    flops=math.ceil(4 * layer.flops / 3),
+                    kept=kept if last else 0,
+                    recomputed=inside - kept if last else 0,
+                )
             )
     return saving
+
+
+def _crossing(layers):
+    """Return, for each layer, how many values of it and the ones before are needed
+    after it; of the last one, its outputs.
+    """
+    last_use = list(range(len(layers)))
+    for index, layer in enumerate(layers):
+        sources = layer.inputs if layer.inputs is not None else (index - 1,)
+        for source in sources:
+            if source >= 0:
+                last_use[source] = max(last_use[source], index)
+    alive, found, ends = 0, [], {}
+    for index, layer in enumerate(layers):
+        alive += layer.outputs
+        ends.setdefault(last_use[index], []).append(layer.outputs)
+        # what this layer takes for the last time is not needed after it
+        own = layer.outputs if last_use[index] == index else 0
+        alive -= sum(ends.pop(index, [])) - own
+        found.append(alive)
+        alive -= own
+    return found
+
+
+LIMITS = 48
+"""How many sizes of the largest segment are tried, of those that there are."""
+
+
+def _edges_of_least_peak(layers, crossing):
+    """Return where segments begin, so that what is kept and the largest one together
+    are least.
+
+    For a largest segment of a given size, the cuts that keep least are found by dynamic
+    programming.
+    """
+    sizes = [layer.kept or 0 for layer in layers]
+    best, least = [0, len(layers)], math.inf
+    for limit in _limits(sizes):
+        edges = _fewest_kept(sizes, crossing, limit)
+        kept = largest = 0
+        for first, after in itertools.pairwise(edges):
+            inside = sum(sizes[first:after])
+            cut = min(crossing[after - 1], inside)
+            kept, largest = kept + cut, max(largest, inside - cut)
+        if kept + largest < least:
+            least, best = kept + largest, edges
+    return best
+
+
+def _limits(sizes):
+    """Return sizes that a largest segment may have, some where there are many."""
+    smallest, whole = max(sizes), sum(sizes)
+    if len(sizes) > 300:
+        ratio = max(1, whole) / max(1, smallest)
+        each = [smallest * ratio ** (step / (LIMITS - 1)) for step in range(LIMITS)]
+        return [limit * (1 + 1e-9) for limit in each]
+    runs = [itertools.accumulate(sizes[first:]) for first in range(len(sizes))]
+    found = sorted({size for run in runs for size in run if size >= smallest})
+    if len(found) <= LIMITS:
+        return found
+    return [found[step * (len(found) - 1) // (LIMITS - 1)] for step in range(LIMITS)]
+
+
+def _fewest_kept(sizes, crossing, limit):
+    """Return where segments of at most `limit` values begin that keep least."""
+    cheapest, before = [0.0], [0]
+    for after in range(1, len(sizes) + 1):
+        inside, choice = 0, (math.inf, 0)
+        for first in range(after - 1, -1, -1):
+            inside += sizes[first]
+            if inside > limit:
+                break
+            cut = min(crossing[after - 1], inside)
+            choice = min(choice, (cheapest[first] + cut, first))
+        cheapest.append(choice[0])
+        before.append(choice[1])
+    edges = [len(sizes)]
+    while edges[-1]:
+        edges.append(before[edges[-1]])
+    return edges[::-1]
 
 
 def check_layers(layers) -> None:

@@ -30,13 +30,14 @@ PRECISIONS = {
 @dataclass(frozen=True)
 class Memory:
     """Bytes on one device while it trains; `total` is their sum, `mib` and `gib` the
-    parts in MiB and GiB.
+    parts in MiB and GiB. The accumulator is that of gradient accumulation.
     """
 
     weights: int
     gradients: int
     optimizer: int
     activations: int
+    accumulator: int = 0
 
     @property
     def total(self) -> int:
@@ -44,20 +45,26 @@ class Memory:
         return sum(vars(self).values())
 
     @property
+    def parts(self) -> dict[str, int]:
+        """Return the parts in bytes, by name, with an accumulator if there is one."""
+        parts = dict(vars(self))
+        if not parts["accumulator"]:
+            del parts["accumulator"]
+        return parts
+
+    @property
     def mib(self) -> dict[str, float]:
         """Return the parts in MiB, by name."""
-        return {name: size / 2**20 for name, size in vars(self).items()}
+        return {name: size / 2**20 for name, size in self.parts.items()}
 
     @property
     def gib(self) -> dict[str, float]:
         """Return the parts in GiB, by name."""
-        return {name: size / 2**30 for name, size in vars(self).items()}
+        return {name: size / 2**30 for name, size in self.parts.items()}
 
     def __str__(self):
-        return (
-            " + ".join(f"{name} {mib(size)}" for name, size in vars(self).items())
-            + f" = {mib(self.total)}"
-        )
+        parts = [f"{name} {mib(size)}" for name, size in self.parts.items()]
+        return f"{' + '.join(parts)} = {mib(self.total)}"
 
 
 @dataclass(frozen=True)
@@ -113,6 +120,7 @@ class Plan:
     optimizer: str = "adam"
     precision: str = "float32"
     cuts: list | None = None
+    accumulation_steps: int = 1
 
     def __post_init__(self):
         check_layers(self.layers)
@@ -123,6 +131,13 @@ class Plan:
             object.__setattr__(self, name, whole_number(name, getattr(self, name), 1))
         one_of("optimizer", self.optimizer, OPTIMIZER_SLOTS)
         one_of("precision", self.precision, PRECISIONS)
+        steps = whole_number("accumulation_steps", self.accumulation_steps, 1)
+        object.__setattr__(self, "accumulation_steps", steps)
+        if self.global_batch_size % steps:
+            raise ValueError(
+                f"accumulation_steps={steps}: must divide the global batch of "
+                f"{self.global_batch_size} examples"
+            )
         kind.check(self)
 
     def memory_of(
@@ -134,8 +149,23 @@ class Plan:
         weight, gradient, activation, copy = PRECISIONS[self.precision]
         state = 4 * OPTIMIZER_SLOTS[self.optimizer] + copy
         return Memory(
-            weights * weight, gradients * gradient, states * state, values * activation
+            weights * weight,
+            gradients * gradient,
+            states * state,
+            values * activation,
+            # one value of 4 bytes for each trained weight, beside its state
+            4 * states * (self.accumulation_steps > 1),
         )
+
+    @property
+    def batch_at_once(self) -> int:
+        """Return the examples of all devices in one part of an accumulated batch."""
+        return self.global_batch_size // self.accumulation_steps
+
+    @property
+    def frozen(self) -> int:
+        """Return the scalars of all layers that are not trained."""
+        return sum(layer.frozen for layer in self.layers)
 
     @property
     def parameters(self) -> int:
@@ -144,8 +174,16 @@ class Plan:
 
     @property
     def kept(self) -> int:
-        """Return the saved activations of one example in all layers."""
-        return sum(layer.kept for layer in self.layers)
+        """Return the saved activations of one example in all layers, at the peak."""
+        return values_at_peak(self.layers)
+
+
+def values_at_peak(layers: list) -> int:
+    """Return the values of one example that these layers keep, and the largest part
+    that is computed again.
+    """
+    kept = sum(layer.kept for layer in layers)
+    return kept + max((layer.recomputed for layer in layers), default=0)
 
 
 @dataclass(frozen=True)
@@ -168,13 +206,18 @@ class OneDevice:
     def check(self, plan):
         """Raise ValueError if the plan cannot be carried out in this way."""
 
+    def cuts_evenly(self, plan):
+        """Return whether what is cut has equal shares, as keras.distribution needs."""
+        return True
+
     def memory(self, plan, devices):
         """Return the Memory of each of these devices, a list."""
-        every, values = plan.parameters, plan.kept * plan.global_batch_size
+        every, values = plan.parameters, plan.kept * plan.batch_at_once
+        weights = every + plan.frozen
         return [
             plan.memory_of(0, 0, 0, 0)
             if device
-            else plan.memory_of(every, every, every, values)
+            else plan.memory_of(weights, every, every, values)
             for device in devices
         ]
 
@@ -201,25 +244,29 @@ class DataParallel(OneDevice):
         self.level = level
 
     def check(self, plan):
-        if plan.global_batch_size % plan.devices:
-            each = math.ceil(plan.global_batch_size / plan.devices)
-            would_do = each * plan.devices
+        several = plan.devices * plan.accumulation_steps
+        if plan.global_batch_size % several:
+            each = math.ceil(plan.global_batch_size / several)
+            times = ""
+            if plan.accumulation_steps > 1:
+                times = f" x accumulation_steps ({plan.accumulation_steps})"
             raise ValueError(
                 f"global_batch_size={plan.global_batch_size}: must be a multiple of "
-                f"devices ({plan.devices}): {would_do} would do"
+                f"devices ({plan.devices}){times}: {each * several} would do"
             )
 
     def memory(self, plan, devices):
-        whole, values = (
-            plan.parameters,
-            plan.kept * plan.global_batch_size // plan.devices,
-        )
+        values = plan.kept * plan.batch_at_once // plan.devices
         held = []
         for device in devices:
-            part = share(whole, plan.devices, (device + 1) % plan.devices)
-            weights, gradients, states = (
-                part if self.level >= level else whole for level in (3, 2, 1)
+            trained, frozen = (
+                (whole, share(whole, plan.devices, (device + 1) % plan.devices))
+                for whole in (plan.parameters, plan.frozen)
             )
+            weights, gradients, states = (
+                trained[self.level >= level] for level in (3, 2, 1)
+            )
+            weights += frozen[self.level >= 3]
             held.append(plan.memory_of(weights, gradients, states, values))
         return held
 
@@ -227,7 +274,7 @@ class DataParallel(OneDevice):
         gradient = PRECISIONS[plan.precision][1]
         return Traffic(
             (plan.parameters,),
-            plan.parameters * (self.level == 3),
+            (plan.parameters + plan.frozen) * (self.level == 3),
             bytes_per_value=gradient,
         )
 
@@ -282,18 +329,16 @@ class PipelineParallel(OneDevice):
             first, last = edges[device : device + 2]
             run = plan.layers[first:last]
             every = sum(layer.parameters for layer in run)
-            values = sum(layer.kept for layer in run) + (
-                plan.layers[first - 1].outputs if first else 0
-            )
-            held.append(
-                plan.memory_of(every, every, every, values * plan.global_batch_size)
-            )
+            weights = every + sum(layer.frozen for layer in run)
+            received = plan.layers[first - 1].outputs if first else 0
+            values = (values_at_peak(run) + received) * plan.batch_at_once
+            held.append(plan.memory_of(weights, every, every, values))
         return held
 
     def traffic(self, plan):
         edges = self.edges(plan)[1:-1]
         crossing = tuple(
-            plan.layers[edge - 1].outputs * plan.global_batch_size for edge in edges
+            plan.layers[edge - 1].outputs * plan.batch_at_once for edge in edges
         )
         return Traffic(crossing=crossing, bytes_per_value=PRECISIONS[plan.precision][2])
 
@@ -314,6 +359,17 @@ class TensorParallel(OneDevice):
 
     def check(self, plan):
         self.split(plan)
+
+    def cuts_evenly(self, plan):
+        """Cut are heads, and the units of layers whose output is split; where units are
+        not known, they are a divisor of the outputs.
+        """
+        for layer, (_, after) in zip(plan.layers, self.split(plan), strict=True):
+            is_cut = layer.kind == "attention" or (layer.kind == "kernel" and after)
+            units = layer.units or layer.outputs
+            if is_cut and layer.parameters and units % plan.devices:
+                return False
+        return True
 
     def split(self, plan):
         """Return, for each layer, whether its input and its output are split."""
@@ -340,22 +396,19 @@ class TensorParallel(OneDevice):
     def memory(self, plan, devices):
         states, held = self.split(plan), []
         for device in devices:
-            parameters = values = 0
+            trained = frozen = values = most_recomputed = 0
             for layer, (before, after) in zip(plan.layers, states, strict=True):
                 divided = layer.kind in ("kernel", "attention") or before
-                parameters += (
-                    share(layer.parameters, plan.devices, device)
-                    if divided
-                    else layer.parameters
-                )
-                values += (
-                    share(layer.kept, plan.devices, device) if after else layer.kept
-                )
-            held.append(
-                plan.memory_of(
-                    parameters, parameters, parameters, values * plan.global_batch_size
-                )
-            )
+
+                def part(whole, is_divided, device=device):
+                    return share(whole, plan.devices, device) if is_divided else whole
+
+                trained += part(layer.parameters, divided)
+                frozen += part(layer.frozen, divided)
+                values += part(layer.kept, after)
+                most_recomputed = max(most_recomputed, part(layer.recomputed, after))
+            values = (values + most_recomputed) * plan.batch_at_once
+            held.append(plan.memory_of(trained + frozen, trained, trained, values))
         return held
 
     def traffic(self, plan):
@@ -376,8 +429,8 @@ class TensorParallel(OneDevice):
                         for source in _sources(plan.layers, index)
                     )
                 )
-        gathered = plan.layers[-1].outputs * plan.global_batch_size * states[-1][1]
-        sums = tuple(values * plan.global_batch_size for values in sums)
+        gathered = plan.layers[-1].outputs * plan.batch_at_once * states[-1][1]
+        sums = tuple(values * plan.batch_at_once for values in sums)
         return Traffic(sums, gathered, bytes_per_value=PRECISIONS[plan.precision][2])
 
 
@@ -392,7 +445,7 @@ PARALLELISM_BY_NAME = {
 PARALLELISMS = tuple(PARALLELISM_BY_NAME)
 
 
-def memory(
+def memory(  # noqa: PLR0913
     layers: list[LayerCost],
     parallelism: str,
     devices: int,
@@ -400,15 +453,17 @@ def memory(
     optimizer: str = "adam",
     precision: str = "float32",
     cuts: list | None = None,
+    accumulation_steps: int = 1,
 ) -> list[Memory]:
     """Return the bytes that training needs on each device.
 
-    Weights and gradients: one value per parameter. Optimizer: 0, 1 or 2 values and, if
-    there is one, the master copy (bookkeeping of Rajbhandari et al., ZeRO, 2020).
-    Activations: each layer's output times the examples on the device (a view keeps
-    nothing). Left out: the input examples, the optimizer's few scalars, weights that
-    are not trained, the 16-bit copies of weights, work space (with ZeRO-3 the layer at
-    work is whole for a moment).
+    Weights and gradients: one value per parameter (frozen weights have no gradient).
+    Optimizer: 0, 1 or 2 values and, if there is one, the master copy (bookkeeping of
+    Rajbhandari et al., ZeRO, 2020). Activations: what layers keep, times the examples
+    that are on the device at once (a view keeps nothing). Accumulator: where gradients
+    are accumulated, one value of 4 bytes for each trained weight (Keras' optimizer).
+    Left out: the input examples, the optimizer's few scalars, the 16-bit copies of
+    weights, work space (with ZeRO-3 the layer at work is whole for a moment).
 
     Args:
         layers: a list of LayerCost.
@@ -421,6 +476,8 @@ def memory(
             copies" (2 + 2 + 12 bytes a weight with Adam).
         cuts: of pipeline parallel, the index of the first layer of each device but the
             first.
+        accumulation_steps: equal parts of the global batch, one after the other, whose
+            gradients are added up.
 
     Returns:
         A list of `devices` Memory, index = device.
@@ -431,7 +488,14 @@ def memory(
             do not split (tensor parallel), and for more devices than layers.
     """
     plan = Plan(
-        layers, parallelism, devices, global_batch_size, optimizer, precision, cuts
+        layers,
+        parallelism,
+        devices,
+        global_batch_size,
+        optimizer,
+        precision,
+        cuts,
+        accumulation_steps,
     )
     return PARALLELISM_BY_NAME[parallelism].memory(plan, range(plan.devices))
 
@@ -494,6 +558,7 @@ def step_time(  # noqa: PLR0913
     algorithm: str = "ring",
     precision: str = "float32",
     cuts: list | None = None,
+    accumulation_steps: int = 1,
 ) -> StepTime:
     """Return the seconds of one training step; nothing overlaps in its `total`.
 
@@ -506,17 +571,27 @@ def step_time(  # noqa: PLR0913
     1994). An all-reduce of S bytes on N devices takes, by "ring", 2 (N - 1) messages
     and 2 (N - 1) / N x S (Thakur, Rabenseifner & Gropp, 2005; Patarasuk & Yuan, 2009);
     by "tree", 2 log2 N messages and 2 S (Sanders, Speck & Träff, 2009). An all-gather
-    is half a ring. Pipeline parallel: two messages at each cut.
+    is half a ring. Pipeline parallel: two messages at each cut. Accumulated parts are
+    steps one after the other, and each one sends: so does Keras on JAX, whose gradients
+    are summed over all devices before they are added up; and ZeRO-3 gathers the weights
+    anew for each part.
 
-    Args: layers, parallelism, devices, global_batch_size, precision, cuts: as in
-        `memory`. flops_per_second: of one device. bandwidth: bytes/s that a device
-        sends. latency: seconds a message. algorithm: "ring" or "tree".
+    Args: layers, parallelism, devices, global_batch_size, precision, cuts,
+        accumulation_steps: as in `memory`. flops_per_second: of one device.
+        bandwidth: bytes/s that a device sends. latency: seconds a message. algorithm:
+        "ring" or "tree".
 
     Raises:
         ValueError: as `memory`, for rates below 1, and if no layer has FLOPs.
     """
     plan = Plan(
-        layers, parallelism, devices, global_batch_size, precision=precision, cuts=cuts
+        layers,
+        parallelism,
+        devices,
+        global_batch_size,
+        precision=precision,
+        cuts=cuts,
+        accumulation_steps=accumulation_steps,
     )
     one_of("algorithm", algorithm, ("ring", "tree"))
     finite_number("flops_per_second", flops_per_second, 1)
@@ -545,9 +620,8 @@ def step_time(  # noqa: PLR0913
     )
     values += traffic.gathered * (count - 1) / count + 2 * sum(traffic.crossing)
     compute /= count if kind.shares_compute else 1
-    return StepTime(
-        compute, rounds * latency, values * traffic.bytes_per_value / bandwidth
-    )
+    parts, sent = plan.accumulation_steps, values * traffic.bytes_per_value
+    return StepTime(compute, parts * rounds * latency, parts * sent / bandwidth)
 
 
 def _sources(layers, index):

@@ -79,7 +79,7 @@ def test_the_page_shows_what_was_seen():
     stored = json.loads(compatibility.STORED.read_text(encoding="utf-8"))
     page = (ROOT / "docs" / "compatibility.md").read_text(encoding="utf-8")
     assert compatibility.rewritten(page, stored) == page
-    combinations = len(compatibility.STRATEGIES) * len(compatibility.WAYS) * len(compatibility.OPTIONS)
+    combinations = len(compatibility.rows()) * len(compatibility.OPTIONS)
     assert [len(each["seen"]) for each in stored.values()] == [combinations] * 2
     for pins in "requirements.txt", "tests/hosted/colab.txt":
         text = (ROOT / pins).read_text(encoding="utf-8")

@@ -16,6 +16,7 @@ without a strategy, at the same global batch.
 # pyright: reportArgumentType=false, reportOperatorIssue=false
 
 import argparse
+import contextlib
 import datetime
 import importlib.metadata
 import itertools
@@ -39,7 +40,10 @@ STRATEGIES = {
     "Gathering": "the same with `ReductionToOneDevice`",
     "MultiWorker": "`MultiWorkerMirroredStrategy`, 2 processes",
     "ParameterServer": "`ParameterServerStrategy`, 1 worker",
+    "DataParallel": "`keras.distribution.DataParallel` on JAX, 2 devices",
+    "ModelParallel": "`keras.distribution.ModelParallel` on JAX, kernels cut in 2",
 }
+ON_JAX = "DataParallel", "ModelParallel"
 WAYS = {"fit": "`fit`", "loop": "custom loop", "tf_keras": "`tf_keras` `fit`"}
 OPTIONS = (
     "plain",
@@ -68,22 +72,20 @@ def batches(batch_size):
 def new_model(keras, option):
     if option == "mixed precision":
         keras.mixed_precision.set_global_policy("mixed_bfloat16")
-    seeds = itertools.count()
-    layers = [
-        keras.layers.Dense(
-            units,
-            activation,
-            kernel_initializer=keras.initializers.GlorotUniform(next(seeds)),
-        )
-        for units, activation in ((8, "relu"), (4, None))
-    ]
-    return keras.Sequential(
+    import numpy as np
+
+    model = keras.Sequential(
         [
             keras.Input((16,)),
-            *layers,
+            keras.layers.Dense(8, "relu"),
+            keras.layers.Dense(4),
             keras.layers.Activation("linear", dtype="float32"),
         ]
     )
+    numbers = np.random.default_rng(1)  # the same on each backend
+    drawn = [numbers.normal(size=one.shape, scale=0.3) for one in model.weights]
+    model.set_weights(drawn)
+    return model
 
 
 def fit(strategy, option, batch_size, keras):
@@ -91,7 +93,8 @@ def fit(strategy, option, batch_size, keras):
     twice = (
         {"gradient_accumulation_steps": 2} if option == "gradient accumulation" else {}
     )
-    with strategy.scope():
+    scope = getattr(strategy, "scope", contextlib.nullcontext)
+    with scope():
         model = new_model(keras, option)
         model.compile(
             keras.optimizers.SGD(RATE, **twice),
@@ -205,6 +208,23 @@ def with_parameter_server(way, option):
     ).join()
 
 
+def on_jax(name, option, batch_size):
+    """Train by `fit` in a process that `seen` has told to use JAX on two devices."""
+    import keras
+
+    distribution = keras.distribution
+    devices = distribution.list_devices()
+    if name == "DataParallel":
+        chosen = distribution.DataParallel(devices=devices)
+    else:
+        mesh = distribution.DeviceMesh((len(devices),), ("model",), devices)
+        layouts = distribution.LayoutMap(mesh)
+        layouts[".*kernel$"] = (None, "model")
+        chosen = distribution.ModelParallel(layout_map=layouts)
+    distribution.set_distribution(chosen)
+    return fit(None, option, batch_size, keras)
+
+
 def one(name, way, option, batch_size):
     """Return the weights after 8 steps, as one list of numbers."""
     import numpy as np
@@ -221,6 +241,8 @@ def one(name, way, option, batch_size):
         weights = launcher.run_on_workers(
             *work, workers=3, coordinated=True, timeout=LONGEST - 20
         )[0]
+    elif name in ON_JAX:
+        weights = on_jax(name, option, batch_size)
     else:
         devices = logical_devices(
             2 if name in ("Mirrored", "Gathering") else 1, kind="cpu"
@@ -243,6 +265,9 @@ def seen(name, way, option, batch_size=BATCH_SIZE):
     """Return what a process of its own has to say: a list of weights, or a sentence."""
     command = [sys.executable, *PROGRAM, "--one", name, way, option, str(batch_size)]
     env = os.environ | {"CUDA_VISIBLE_DEVICES": "-1"}
+    if name in ON_JAX:
+        two = "--xla_force_host_platform_device_count=2"
+        env |= {"KERAS_BACKEND": "jax", "JAX_PLATFORMS": "cpu", "XLA_FLAGS": two}
     try:
         ended = subprocess.run(
             command, env=env, capture_output=True, text=True, timeout=LONGEST, cwd=ROOT
@@ -290,12 +315,15 @@ def sentence(problem):
 
 def chosen(words):
     """Return the combinations (strategy, way, option) whose names hold all words."""
-    combinations = itertools.product(STRATEGIES, WAYS, OPTIONS)
-    return [
-        names
-        for names in combinations
-        if all(word in ", ".join(names) for word in words)
-    ]
+    combinations = itertools.product(rows(), OPTIONS)
+    names = [(*row, option) for row, option in combinations]
+    return [each for each in names if all(word in ", ".join(each) for word in words)]
+
+
+def rows():
+    """Return [(strategy, way), …] as the table has them; on JAX `fit` alone."""
+    pairs = itertools.product(STRATEGIES, WAYS)
+    return [(name, way) for name, way in pairs if way == "fit" or name not in ON_JAX]
 
 
 def look(words=()):
@@ -351,7 +379,7 @@ def table(stored):
         return f"✗ {notes.index(said) + 1}"
 
     lines = ["| | | " + " | ".join(OPTIONS) + " |", "|---|---|" + "---|" * len(OPTIONS)]
-    for name, way in itertools.product(STRATEGIES, WAYS):
+    for name, way in rows():
         cells = []
         for option in OPTIONS:
             marks = [
