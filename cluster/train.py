@@ -1113,6 +1113,24 @@ def contents(array):
     return repr(array.tolist()).encode() if array.dtype.hasobject else array.tobytes()
 
 
+BINARY = "binary"
+
+
+def tell_of_what_is_not_finite(part):
+    """Say whether arrays have NaN or infinite numbers, which most models learn not."""
+    import keras
+    import numpy as np
+
+    names = "inputs", "targets", "weights"
+    for name, arrays in zip(
+        names, keras.utils.unpack_x_y_sample_weight(part), strict=True
+    ):
+        leaves = [leaf for leaf in keras.tree.flatten(arrays) if leaf is not None]
+        floats = [leaf for leaf in leaves if np.asarray(leaf).dtype.kind == "f"]
+        if not all(np.isfinite(leaf).all() for leaf in floats):
+            say(f"the {name} of examples() have NaN or infinite numbers in them")
+
+
 UNREADABLE = (
     EOFError,
     IsADirectoryError,
@@ -1143,12 +1161,12 @@ class Data:
         self.training, self.validation = self.ask(FIRST_SEED)
         self.counts = [self.count(part) for part in (self.training, self.validation)]
         self.buffer = self.counts[0]
-        if is_dataset(self.training):
-            self.buffer = self.buffer_size(buffer)
-            self.check_split()
         self.steps = self.counts[0] // batch_size
         if not self.steps:
             refuse(self.too_few(batch_size, batch_size_per_replica))
+        if is_dataset(self.training):
+            self.buffer = self.buffer_size(buffer)
+            self.check_split()
         if not self.counts[1]:
             refuse("examples() returns nothing to validate with")
 
@@ -1197,8 +1215,11 @@ class Data:
             if not self.path:
                 raise problem
             traceback.print_exc()
-            what = str(problem) or type(problem).__name__
-            refuse(f"examples() cannot read --data {self.path}: {what}")
+            what = (str(problem) or type(problem).__name__).splitlines()[0]
+            refuse(
+                f"examples() cannot read --data {self.path} ({what}): name a file of "
+                "the kind that it reads, or change examples()"
+            )
         if parts is None:
             refuse(
                 "examples() returns nothing: is return training, validation missing?"
@@ -1225,6 +1246,7 @@ class Data:
             refuse("examples() returns a dataset without an end: leave out .repeat()")
         if known >= 0:
             return known
+        say("a dataset of examples() does not say its length: it is read once to count")
         return sum(1 for _ in part)
 
     def check_labels(self, classes):
@@ -1236,6 +1258,7 @@ class Data:
         for part in self.training, self.validation:
             if not is_dataset(part):
                 self.check_batch(part)
+                tell_of_what_is_not_finite(part)
 
     def check_batch(self, batch):
         """Return a batch whose labels are all classes, or refuse it."""
@@ -1251,14 +1274,19 @@ class Data:
                 continue
             number, ignored = known
             labels = np.asarray(labels)
-            wrong = labels[(labels < 0) | (labels >= number)]
+            if number == BINARY:
+                wrong = labels[(labels < 0) | (labels > 1)]
+                remedy = "a binary loss takes 0 to 1: use another loss"
+            else:
+                is_no_class = (labels < 0) | (labels >= number)
+                wrong = labels[is_no_class | (labels != np.floor(labels))]
+                remedy = (
+                    f"the model has {number} outputs, for the labels 0 to "
+                    f"{number - 1}: change one of them"
+                )
             wrong = wrong[wrong != ignored] if ignored is not None else wrong
             if len(wrong):
-                refuse(
-                    f"examples() returns the label {wrong[0]}, and the model has "
-                    f"{number} outputs, for the labels 0 to {number - 1}: change one "
-                    "of them"
-                )
+                refuse(f"examples() returns the label {wrong[0]}, and {remedy}")
         return batch
 
     def first_example(self):
@@ -1434,8 +1462,10 @@ def create_model(options, backend, data):
         for one in batch, data.first_example():
             check_strings(model, one, backend)
             check_inputs(model, one)
+            check_shapes_of_targets(model, one)
         check_loss(model, batch, backend)
         data.check_labels(classes_of_targets(model, batch))
+        check_steps(model.optimizer, options, data)
         check_train_step(model, backend)
         drop_or_refuse_what_fails(model, backend)
         set_accumulation(model.optimizer, options.accumulate, backend)
@@ -1471,7 +1501,16 @@ def check_strings(model, batch, backend):
 
     def has_strings(part):
         leaves = [leaf for leaf in keras.tree.flatten(part) if leaf is not None]
-        return any(np.asarray(leaf).dtype.kind in "OSU" for leaf in leaves)
+        arrays = [
+            array for array in map(np.asarray, leaves) if array.dtype.kind in "OSU"
+        ]
+        for array in arrays:
+            if array.dtype.kind == "O" and not isinstance(array.flat[0], (str, bytes)):
+                refuse(
+                    "examples() returns an array of Python objects: give it a type, by "
+                    '.astype("float32") or .astype("int64")'
+                )
+        return bool(arrays)
 
     if has_strings(targets) and not is_of_the_reader(model.train_step):
         refuse(STRING_TARGETS)
@@ -1515,6 +1554,90 @@ def fits(shape, needed):
     return len(shape) == len(needed) - 1 and needed[-1] == 1
 
 
+SAME_SHAPE = (
+    "binarycrossentropy",
+    "categoricalcrossentropy",
+    "huber",
+    "kldivergence",
+    "logcosh",
+    "meanabsoluteerror",
+    "meansquarederror",
+    "poisson",
+)
+"""Losses of Keras whose targets have the shape of the outputs, by name."""
+
+
+def check_shapes_of_targets(model, batch):
+    """Refuse targets that Keras would compare with outputs of another shape."""
+    import keras
+    import numpy as np
+
+    inputs, targets, _ = keras.utils.unpack_x_y_sample_weight(batch)
+    both = isinstance(targets, dict) and isinstance(model.loss, dict)
+    if both and set(targets) != set(model.loss):
+        refuse(
+            f"examples() returns targets {sorted(targets)}, and compile has losses for "
+            f"{sorted(model.loss)}: give them the same names"
+        )
+    losses = keras.tree.flatten(model.loss)
+    outputs = keras.tree.flatten(shapes_of_outputs(model, inputs))
+    targets = keras.tree.flatten(targets)
+    if not len(losses) == len(outputs) == len(targets):
+        return
+    for loss, output, target in zip(losses, outputs, targets, strict=True):
+        name = kind_of_loss(loss)
+        given, made = np.asarray(target).shape[1:], tuple(output.shape[1:])
+        sparse = name == "sparsecategoricalcrossentropy"
+        if not (sparse or name in SAME_SHAPE):
+            continue
+        wanted = made[:-1] if sparse else made
+        if fits(without_ones(given), without_ones(wanted)):
+            continue
+        remedy = "change one of them"
+        if sparse and len(given) == len(made):
+            remedy = "for one-hot targets use CategoricalCrossentropy"
+        if name == "categoricalcrossentropy" and len(given) < len(made):
+            remedy = "for labels use SparseCategoricalCrossentropy"
+        refuse(
+            f"examples() returns targets of shape {given}, and the model's output has "
+            f"the shape {made}: {remedy}"
+        )
+
+
+def without_ones(shape):
+    """Return a shape without last dimensions of 1, which Keras adds and removes."""
+    while shape and shape[-1] == 1:
+        shape = shape[:-1]
+    return shape
+
+
+def kind_of_loss(loss):
+    """Return a loss's name in Keras, in lower case and without lines: "huber", say."""
+    import keras
+
+    try:
+        found: typing.Any = keras.losses.get(loss)
+    except ValueError:
+        return ""
+    if not getattr(found, "__module__", "").startswith("keras."):
+        return ""
+    name = getattr(found, "__name__", "") or type(found).__name__
+    return name.replace("_", "").lower()
+
+
+def check_steps(optimizer, options, data):
+    """Refuse an accumulation that never ends, and tell of such a warm-up."""
+    steps = data.steps * options.epochs
+    parts = options.accumulate
+    if parts > steps and not options.dry_run:
+        refuse(
+            f"--accumulate {parts}: the training has {steps} steps, so the weights "
+            "would never change"
+        )
+    if options.warm_up_steps > steps and not options.dry_run:
+        say(f"--warm-up-steps {options.warm_up_steps}: it ends before, at step {steps}")
+
+
 def classes_of_targets(model, batch):
     """Return a number of classes for each target, or None where any number is right.
 
@@ -1534,6 +1657,9 @@ def classes_of_targets(model, batch):
         name = loss if isinstance(loss, str) else getattr(loss, "name", None)
         name = name or getattr(loss, "__name__", "")
         is_sparse = isinstance(loss, keras.losses.SparseCategoricalCrossentropy)
+        if type(loss).__name__ == "BinaryCrossentropy" or name == "binary_crossentropy":
+            found.append((BINARY, None))
+            continue
         if not is_sparse and name != "sparse_categorical_crossentropy":
             found.append(None)
             continue
@@ -2397,7 +2523,19 @@ class Run:
         return {
             "loss": words_of(self.model.loss),
             "optimizer": words_of(optimizer, but=("name", "learning_rate")),
+            "layers and their settings, digest": self.digest_of_layers(),
         }
+
+    def digest_of_layers(self):
+        """Return a digest of what the model was built with; "" where it cannot say."""
+        try:
+            config = self.model.to_json()
+        except Exception:  # a subclass without get_config
+            return ""
+        config = json.loads(config)
+        for key in "compile_config", "build_config":
+            config.pop(key, None)
+        return hashlib.sha256(json.dumps(config).encode()).hexdigest()[:8]
 
     def epoch_of(self):
         """Return what decides which examples are in which step, in words."""
@@ -2509,6 +2647,8 @@ class Run:
 
         step: how many steps of this call of `fit` the epoch has made.
         """
+        if signal.SIGINT in SIGNALLED:  # raised where an exception is lost
+            raise KeyboardInterrupt
         done = self.steps_before + step
         now = time.monotonic()
         self.step_times.append(now)
@@ -2595,6 +2735,7 @@ class Run:
                 f"another training has taken {self.options.run_folder}: this one ends"
             )
         values, metrics = self.state.read()
+        self.check_weights(values)
         facts = {
             "epoch": epoch,
             "step": step,
@@ -2609,6 +2750,19 @@ class Run:
         if self.backend.index == 0:
             self.checkpoints.save(facts, values)
         any_of(self.backend, False)
+
+    def check_weights(self, values):
+        """Refuse to keep weights that are no numbers: nothing could go on from them."""
+        import numpy as np
+
+        for variable, value in zip(self.state.variables(), values, strict=True):
+            is_float = "float" in str(value.dtype)
+            if is_float and not np.isfinite(value.astype("float32")).all():
+                refuse(
+                    f"{variable.path} is NaN or infinite after epoch {self.epoch}, and "
+                    "is not saved: look for NaN in what examples() returns, or lower "
+                    "--learning-rate; checkpoints from before are kept"
+                )
 
     def write_events(self, epoch, results):
         """Write the results for TensorBoard, where it is installed."""
@@ -2724,6 +2878,12 @@ def listen_for_signals():
     for name in SIGNALS:
         if hasattr(signal, name):  # Windows has no SIGUSR1
             signal.signal(getattr(signal, name), note)
+
+    def interrupt(number, frame):
+        SIGNALLED.append(number)
+        raise KeyboardInterrupt
+
+    signal.signal(signal.SIGINT, interrupt)
 
 
 def check_backend(wanted):
@@ -3013,7 +3173,7 @@ def what_a_new_start_does(options):
 
 def code_of_sentence(end):
     """Print a sentence of this program's, or of the reader's own; return the code."""
-    print(end.code, file=sys.stderr, flush=True)
+    print(f"{end.code}\n", end="", file=sys.stderr, flush=True)
     return REFUSED if isinstance(end, Refused) else 1
 
 

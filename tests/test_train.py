@@ -398,6 +398,22 @@ LEFT_OUT = "from_logits=True", "from_logits=True, ignore_class=12"
         ([(TARGETS, TARGETS + " + 3")], "the label 1[0-2], and the model has 10 outputs, for the labels 0 to 9"),
         ([(TARGETS, TARGETS + " - 1")], "the label -1, and the model has 10 outputs"),
         ([(TARGETS, TARGETS + " + 3"), LEFT_OUT], "the label 1[01], and the model has 10 outputs"),
+        ([(TARGETS, TARGETS + " + 0.5")], "the label [0-9].5, and the model has 10 outputs"),
+        ([(TARGETS, "np.eye(10)[digits.target[:1536]]")], "for one-hot targets use CategoricalCrossentropy"),
+        ([("= keras.losses.SparseC", "= keras.losses.C")], "for labels use SparseCategoricalCrossentropy"),
+        (
+            [("= keras.losses.SparseCategorical", "= keras.losses.Binary"), ("Dense(10", "Dense(1")],
+            "a binary loss takes 0 to 1",
+        ),
+        (
+            [
+                ("losses.SparseCategoricalCrossentropy(from_logits=True)", "losses.MeanSquaredError()"),
+                (TARGETS, "np.eye(10)[digits.target[:1536]]"),
+                ("Dense(10", "Dense(1"),
+            ],
+            "targets of shape .10,., and the",
+        ),
+        ([(TARGETS, TARGETS + ".astype(object)")], "an array of Python objects: give it a type"),
         ([(TARGETS, TARGETS + ".astype(str)")], "strings as targets, and a loss takes numbers"),
         (
             [("images[..., None]", "images.reshape(-1, 64)")],
@@ -411,6 +427,54 @@ def test_examples_that_do_not_fit_the_model(folder, backend, pairs, sentence):
     changed(folder, *pairs)
     process = start(folder, "--backend", backend, "--epochs", 1)
     assert re.search(sentence, refused(process)) and process.returncode == 2
+
+
+def test_weights_that_are_no_numbers_are_not_kept(folder):
+    """One NaN among the images, which a ReLU hides from the loss on a CPU; two workers."""
+    nan = "    images[5] = np.nan\n    training = images"
+    changed(folder, ("    training = images", nan))
+    said = [process.communicate(timeout=300)[0] for process in start_two(folder, "--epochs", 2)]
+    for text in said:
+        assert "the inputs of examples() have NaN or infinite numbers in them\n" in text
+        assert re.search(
+            r"train.py: \S+ is NaN or infinite after epoch 1, and is not saved: look for NaN in what", text
+        )
+    assert not list((folder / "run").glob("*.h5")) and not list((folder / "run").glob("checkpoints/*"))
+
+
+def test_steps_that_do_not_suffice(folder):
+    """24 an epoch: for an accumulation, and for a warm-up."""
+    assert "--accumulate 49: the training has 48 steps" in refused(start(folder, "--epochs", 2, "--accumulate", 49))
+    _, (printed,) = ends(start(folder, "--epochs", 1, "--warm-up-steps", 50))
+    assert "--warm-up-steps 50: it ends before, at step 24\n" in printed
+
+
+def test_a_dataset_that_is_empty_or_has_no_length(folder):
+    dataset = LABELLED.replace("WRONG", "1")
+    yours(folder, dataset.replace("return part, part", "return part.filter(lambda x, y: y > 9), part"))
+    process = start(folder, "--epochs", 1)
+    printed = process.communicate(timeout=300)[0]
+    assert "a dataset of examples() does not say its length: it is read once to count\n" in printed
+    assert "train.py: 0 examples do not fill a batch of 64" in printed and process.returncode == 2
+
+
+def test_other_layers_of_the_same_shapes_are_told(folder):
+    ends(start(folder, "--epochs", 1))
+    changed(folder, ("keras.ops.relu", "keras.ops.tanh"), ('Dense(10, dtype="float32")', 'Dense(10, "relu")'))
+    _, (printed,) = ends(start(folder, "--epochs", 2))
+    assert re.search(r"\nlayers and their settings, digest: \w+, and no longer \w+ ", printed)
+    _, (printed,) = ends(start(folder, "--epochs", 3))
+    assert "no longer" not in printed
+
+
+def test_an_interrupt_that_an_exception_handler_swallows(folder):
+    """As JAX's does, which the garbage collector calls."""
+    swallow = "        try:\n            if step == 3:\n                signal.raise_signal(signal.SIGINT)\n"
+    swallow += "        except KeyboardInterrupt:\n            pass\n        self.warm_up(done)\n"
+    changed(folder, ("        self.warm_up(done)\n", swallow))
+    process = start(folder, "--epochs", 50)
+    printed = process.communicate(timeout=300)[0]
+    assert process.returncode == 130 and "interrupted: nothing is saved yet" in printed, printed
 
 
 LABELLED = """
@@ -506,7 +570,8 @@ def test_a_file_that_examples_cannot_read(folder):
     ):
         process = start(folder, "--data", path)
         sentence = refused(process)
-        assert sentence.startswith(f"examples() cannot read --data {path}: ") and why in sentence
+        assert sentence.startswith(f"examples() cannot read --data {path} (") and why in sentence
+        assert sentence.endswith("name a file of the kind that it reads, or change examples()")
         assert process.returncode == 2
 
 
