@@ -1573,12 +1573,12 @@ def check_shapes_of_targets(model, batch):
     import numpy as np
 
     inputs, targets, _ = keras.utils.unpack_x_y_sample_weight(batch)
-    named: typing.Any = model.loss
-    both = isinstance(targets, dict) and isinstance(named, dict)
-    if both and set(targets) != set(named):
+    by_name = typing.cast(typing.Any, targets)
+    both = isinstance(by_name, dict) and isinstance(model.loss, dict)
+    if both and set(by_name) != set(model.loss):
         refuse(
-            f"examples() returns targets {sorted(targets)}, and compile has losses for "
-            f"{sorted(named)}: give them the same names"
+            f"examples() returns targets {sorted(by_name)}, and compile has losses for "
+            f"{sorted(model.loss)}: give them the same names"
         )
     losses = keras.tree.flatten(model.loss)
     outputs = keras.tree.flatten(shapes_of_outputs(model, inputs))
