@@ -2525,6 +2525,8 @@ class Run:
             "loss": words_of(self.model.loss),
             "optimizer": words_of(optimizer, but=("name", "learning_rate")),
             "layers and their settings, digest": self.digest_of_layers(),
+            "examples to train on": self.data.counts[0],
+            "examples a step": self.data.batch_size,
         }
 
     def digest_of_layers(self):

@@ -675,7 +675,7 @@ def test_what_a_kill_has_left_out_is_written_by_the_next_start(folder):
     assert len(best.read_bytes()) == len(weights) and len(log(folder / "run")) == 1
 
 
-def test_another_loss_or_optimizer_is_told(folder):
+def test_another_loss_optimizer_or_batch_size_is_told(folder):
     """It goes on with it, as it does with another learning rate."""
     ends(start(folder, "--epochs", 1))
     loss = "SparseCategoricalCrossentropy(from_logits=True)"
@@ -684,7 +684,8 @@ def test_another_loss_or_optimizer_is_told(folder):
         (loss, loss.replace("True", "True, ignore_class=3")),
         (OPTIMIZER, "keras.optimizers.Adam(0.002, beta_1=0.8)"),
     )
-    _, (printed,) = ends(start(folder, "--epochs", 2))
+    _, (printed,) = ends(start(folder, "--epochs", 2, "--batch-size-per-replica", 8))
+    assert re.search(r"^examples a step: 8, and no longer \d+ ", printed, re.MULTILINE), printed
     assert re.search(r"^loss: .*ignore_class=3.*, and no longer Sparse", printed, re.MULTILINE)
     assert re.search(r"^optimizer: Adam\(.*beta_1=0.8.*, and no longer Adam\(.*beta_1=0.9", printed, re.MULTILINE)
 
