@@ -14,14 +14,21 @@ from course_planner.layers import (
     measured_activations,
 )
 from course_planner.parallelism import (
-    OPTIMIZER_SLOTS,
     PARALLELISMS,
-    PRECISIONS,
     ZERO,
-    Memory,
-    StepTime,
     communication_volume,
+    composition,
     memory,
+    plan,
     step_time,
 )
 from course_planner.pipelines import PipelineRun
+from course_planner.plans import (
+    OPTIMIZER_SLOTS,
+    PRECISIONS,
+    Memory,
+    Plan,
+    Rates,
+    StepTime,
+)
+from course_planner.transformers import transformer

@@ -9,16 +9,31 @@ from dataclasses import dataclass, replace
 
 from course_planner.formulas import mib
 from course_planner.layers import LayerCost, checkpointed
-from course_planner.parallelism import PARALLELISM_BY_NAME, Plan, StepTime, step_time
+from course_planner.parallelism import composition
+from course_planner.plans import Memory, Plan, Rates, StepTime
 from course_utils.arguments import finite_number, one_of, whole_number
 from course_utils.words import counted
 
 HEADROOM = 0.9
 """The share of a device's memory that a plan may fill."""
 UTILIZATION = 0.4
-"""The share of its peak that a training reaches: 0.21 to 0.46 for large models
-(Chowdhery et al., PaLM, 2022).
+"""The share of its peak that a device reaches while it multiplies: 0.21 to 0.46 for
+large models (Chowdhery et al., PaLM, 2022). What models lose besides is in the bytes
+that they move, and in what starts.
 """
+STEP_START = 0.4e-3
+"""Seconds until a step begins: fitted on an H100 (see this package's README)."""
+LAUNCH = 5e-6
+"""Seconds to start an operation on the device: fitted, too."""
+FORMATS = {
+    # Products of float32 are made in TF32 on an A100 and later, and in bfloat16 on a
+    # TPU, unless TensorFlow and JAX are told otherwise.
+    "float32": ("tf32", "float32", "bfloat16"),
+    # A T4 has no bfloat16: there it is mixed_float16.
+    "mixed_bfloat16": ("bfloat16", "float16"),
+    "mixed_float16": ("float16", "bfloat16"),
+    "mixed, master copies": ("bfloat16", "float16"),
+}
 
 
 @dataclass(frozen=True)
@@ -27,60 +42,121 @@ class Machine:
 
     Attributes:
         memory: bytes of one device.
-        flops: its peak per second, in the precision that is used.
-        bandwidth_inside: bytes/s that a device sends to another one of its host.
-        bandwidth_between: bytes/s that a host sends to another.
+        flops: its peak per second: a number for every precision, or a dict with
+            "float32", "tf32", "float16", "bfloat16", those that it has.
+        bandwidth_inside: bytes/s that a device sends to another one of its host, one
+            way.
+        bandwidth_between: bytes/s that a host sends to another, one way; its devices
+            share them.
         latency: seconds a message.
         price_per_hour: of all of it together; yours, since prices rot.
         kind: "GPU" or "TPU".
+        memory_bandwidth: bytes/s of a device's own memory; None: not counted.
     """
 
     hosts: int
     devices_per_host: int
     memory: float
-    flops: float
+    flops: float | dict[str, float]
     bandwidth_inside: float
     bandwidth_between: float
     latency: float = 10e-6
     price_per_hour: float | None = None
     kind: str = "GPU"
+    memory_bandwidth: float | None = None
 
     def __post_init__(self):
         for name in "hosts", "devices_per_host":
             whole_number(name, getattr(self, name), 1)
-        for name in "memory", "flops", "bandwidth_inside", "bandwidth_between":
+        for name in "memory", "bandwidth_inside", "bandwidth_between":
             finite_number(name, getattr(self, name), 1)
+        if isinstance(self.flops, dict):
+            for name, peak in self.flops.items():
+                one_of("flops", name, FORMATS["float32"] + FORMATS["mixed_float16"])
+                finite_number(f"flops[{name!r}]", peak, 1)
+        else:
+            finite_number("flops", self.flops, 1)
         finite_number("latency", self.latency)
         finite_number("price_per_hour", self.price_per_hour or 0)
         one_of("kind", self.kind, ("GPU", "TPU"))
+        if self.memory_bandwidth is not None:
+            finite_number("memory_bandwidth", self.memory_bandwidth, 1)
 
     @property
     def devices(self) -> int:
         """Return all of them."""
         return self.hosts * self.devices_per_host
 
-    def bandwidth(self, devices: int) -> float:
-        """Return the bytes/s on the slowest link of a ring of this many devices, laid
-        host by host.
+    def peak(self, precision: str = "float32") -> float:
+        """Return the FLOP/s of one device, at most, in one of PRECISIONS."""
+        if not isinstance(self.flops, dict):
+            return self.flops
+        for name in FORMATS[one_of("precision", precision, FORMATS)]:
+            if name in self.flops:
+                return self.flops[name]
+        raise ValueError(
+            f"precision={precision!r}: must be one that the machine's flops name "
+            f"({', '.join(self.flops)})"
+        )
+
+    def bandwidth(self, devices: int, stride: int = 1) -> float:
+        """Return the bytes/s that each device sends to the next one of a ring of this
+        many, laid host by host, every `stride`-th device in it.
+
+        Where a ring leaves its host, all rings that do so share the host's bytes/s.
         """
-        return (
-            self.bandwidth_inside
-            if devices <= self.devices_per_host
-            else self.bandwidth_between
+        if devices * stride <= self.devices_per_host:
+            return self.bandwidth_inside
+        in_host = max(1, self.devices_per_host // stride)
+        rings = self.devices_per_host // in_host
+        return min(self.bandwidth_inside, self.bandwidth_between / rings)
+
+    def rates(self, plan: Plan, utilization: float = UTILIZATION) -> Rates:
+        """Return how fast a plan's devices compute and send here.
+
+        utilization: the share of the peak that is reached while they multiply.
+        """
+        finite_number("utilization", utilization, 0, 1)
+        inside = plan.tensor
+        return Rates(
+            flops_per_second=utilization * self.peak(plan.precision),
+            bandwidth=self.bandwidth(plan.data, inside * plan.pipeline),
+            latency=self.latency,
+            bandwidth_inside_layers=self.bandwidth(inside),
+            bandwidth_between_stages=self.bandwidth(plan.pipeline, inside),
+            memory_bandwidth=self.memory_bandwidth,
+            start=STEP_START,
+            launch=LAUNCH,
         )
 
 
 GIB, MOST_DEVICES = 2**30, 2**13
-# Peaks in 16 bits without sparsity, one direction of a link: NVIDIA's sheets of the T4
-# (2018), the A100 (2021) and the H100 SXM (2022), as quoted in November 2026; Google's
-# of the v5e. Networks: AWS g4dn, p4de and p5.
+# Peaks of a device, dense (without sparsity), its memory, and one direction of a link,
+# as the makers' sheets said in November 2026. Networks of a host, one direction: AWS
+# g4dn.12xlarge (50 Gbit/s), p4de (400 Gbit/s), p5 (3,200 Gbit/s).
+# NVIDIA T4 datasheet, 2018: FP32 8.1 and FP16 65 TFLOP/s, 320 GB/s; PCIe 3.0 x 16.
+T4_PEAKS = {"float32": 8.1e12, "float16": 65e12}
+# NVIDIA A100 80GB SXM datasheet, 2021: FP32 19.5, TF32 156, 16 bits 312 TFLOP/s,
+# 2,039 GB/s; NVLink 600 GB/s both ways.
+A100_PEAKS = {"float32": 19.5e12, "tf32": 156e12, "float16": 312e12, "bfloat16": 312e12}
+# NVIDIA H100 SXM datasheet, 2022: FP32 67, TF32 495, 16 bits 989 TFLOP/s (half of what
+# is printed, with sparsity), 3,350 GB/s; NVLink 900 GB/s both ways.
+H100_PEAKS = {"float32": 67e12, "tf32": 495e12, "float16": 989e12, "bfloat16": 989e12}
+# Google Cloud, TPU v5e, 2023: 197 TFLOP/s in bfloat16, 819 GB/s, four links of a chip
+# with 1,600 Gbit/s in all (one of them, one way, is what a ring of 2 x 4 chips has); a
+# host's network 200 Gbit/s.
+V5E_PEAKS = {"bfloat16": 197e12}
 MACHINES = {
-    # PCIe 3.0; 50 Gbit/s Ethernet
-    "4 x T4": Machine(1, 4, 16 * GIB, 65e12, 16e9, 6.25e9),
-    "8 x A100": Machine(1, 8, 80 * GIB, 312e12, 300e9, 50e9),  # NVLink 3; 400 Gbit/s
-    "8 x H100": Machine(1, 8, 80 * GIB, 989e12, 450e9, 400e9),  # NVLink 4; 3,200 Gbit/s
-    # one link of the four that share 1,600 Gbit/s, one way; 2 x 100 Gbit/s
-    "v5e-8": Machine(1, 8, 16 * GIB, 197e12, 50e9, 25e9, kind="TPU"),
+    "4 x T4": Machine(1, 4, 16 * GIB, T4_PEAKS, 16e9, 6.25e9, memory_bandwidth=320e9),
+    "8 x A100": Machine(
+        1, 8, 80 * GIB, A100_PEAKS, 300e9, 50e9, memory_bandwidth=2039e9
+    ),
+    "8 x H100": Machine(
+        1, 8, 80 * GIB, H100_PEAKS, 450e9, 400e9, memory_bandwidth=3350e9
+    ),
+    "v5e-8": Machine(
+        1, 8, 16 * GIB, V5E_PEAKS, 50e9, 25e9, kind="TPU", memory_bandwidth=819e9
+    ),
 }
 
 
@@ -91,10 +167,13 @@ class Recommendation:
     Attributes:
         devices: how many of them; None where nothing fits.
         changes: what to change in the training first.
+        memory: of the fullest device.
         step: its StepTime.
         throughput: examples/s.
         efficiency: throughput / (devices x that of one device, if one could).
-        cost: of a million examples, by the machine's price; None without one.
+        examples: of the whole run, if you said how many.
+        cost: of these, or of a million examples, by the machine's price; None without
+            one.
         left_out: what the plan does not count.
     """
 
@@ -102,13 +181,21 @@ class Recommendation:
     parallelism: str
     devices: int | None
     changes: tuple = ()
-    memory: object = None
+    memory: Memory | None = None
     step: StepTime | None = None
     throughput: float = 0.0
     efficiency: float = 0.0
+    examples: int | None = None
     cost: float | None = None
     reasons: tuple = ()
     left_out: tuple = ()
+
+    @property
+    def duration(self) -> float | None:
+        """Return the seconds of the whole run; None if nobody said how long it is."""
+        if self.examples is None or not self.throughput:
+            return None
+        return self.examples / self.throughput
 
     def __str__(self):
         if self.devices is None:
@@ -119,27 +206,11 @@ class Recommendation:
             answer = f"{self.use}, {self.parallelism} on {self.devices:,} devices."
         lines = list(self.reasons) + [f"First {change}." for change in self.changes]
         if self.step:
-            lines.append(f"The fullest device holds {self.memory}.")
-            sending = (
-                f" and sends for {_time(self.step.communication)}"
-                if self.step.communication
-                else ""
-            )
-            rate = (
-                f"{self.throughput:,.0f}"
-                if self.throughput >= 100
-                else f"{self.throughput:.3g}"
-            )
-            speed = (
-                f"computes for {_time(self.step.compute)}{sending}: {rate} "
-                f"{'example' if rate == '1' else 'examples'}/s"
-            )
-            many = ""
-            if self.devices and self.devices > 1:
-                many = f", {self.efficiency:.0%} of {self.devices:,} times one device"
-            lines.append(f"A step {speed}{many}.")
-        if self.cost is not None:
-            lines.append(f"A million examples cost {self.cost:,.2f}, at your price.")
+            lines += [
+                f"The fullest device holds {self.memory}.",
+                self._speed(self.step),
+            ]
+        lines += self._run()
         if self.left_out:
             lines.append(f"Left out: {', '.join(self.left_out)}.")
         lines = [answer, *(f"- {line}" for line in lines)]
@@ -147,13 +218,43 @@ class Recommendation:
             textwrap.fill(line, 72, subsequent_indent="  ") for line in lines
         )
 
+    def _speed(self, step):
+        """Return how long a step takes, in words."""
+        sending = ""
+        if step.communication:
+            sending = f" and sends for {_time(step.communication)}"
+        rate = f"{self.throughput:.3g}"
+        if self.throughput >= 100:
+            rate = f"{self.throughput:,.0f}"
+        examples = "example" if rate == "1" else "examples"
+        many = ""
+        if self.devices and self.devices > 1:
+            many = f", {self.efficiency:.0%} of {self.devices:,} times one device"
+        computing = f"A step computes for {_time(step.compute)}"
+        return f"{computing}{sending}: {rate} {examples}/s{many}."
 
-def recommend(
+    def _run(self):
+        """Return the duration and the cost of the run, in words, as far as known."""
+        if self.examples and self.duration:
+            price = ""
+            if self.cost is not None:
+                cost = f"{self.cost:,.2f}" if self.cost >= 0.01 else "less than 0.01"
+                price = f", and cost {cost} at your price"
+            duration = _time(self.duration)
+            return [f"{counted(self.examples, 'example')} take {duration}{price}."]
+        if self.cost is not None:
+            return [f"A million examples cost {self.cost:,.2f}, at your price."]
+        return []
+
+
+def recommend(  # noqa: PLR0913
     layers: list[LayerCost],
     machine: Machine,
     global_batch_size: int,
     optimizer: str = "adam",
     precision: str = "float32",
+    *,
+    examples: int | None = None,
     headroom: float = HEADROOM,
     utilization: float = UTILIZATION,
 ) -> Recommendation:
@@ -173,8 +274,10 @@ def recommend(
         global_batch_size: examples a step, of all devices together.
         optimizer: one of OPTIMIZER_SLOTS.
         precision: one of PRECISIONS.
+        examples: of the whole run (those of an epoch, times the epochs): then it says
+            how long it takes, and with the machine's price what it costs.
         headroom: the share of a device's memory to fill at most.
-        utilization: the share of `machine.flops` that is reached.
+        utilization: the share of a device's peak that is reached.
 
     Raises:
         ValueError: for nonsense.
@@ -184,52 +287,29 @@ def recommend(
             f"machine={machine!r}: must be a Machine, such as planner.MACHINES['8 x "
             "A100']"
         )
-    base = Plan(layers, "one device", 1, global_batch_size, optimizer, precision)
+    if examples is not None:
+        examples = whole_number("examples", examples, 1)
+    base = Plan(layers, global_batch_size, optimizer=optimizer, precision=precision)
     memory_budget = machine.memory * finite_number("headroom", headroom, 0, 1)
-    search = _Search(
-        base,
-        machine,
-        memory_budget,
-        machine.flops * finite_number("utilization", utilization, 0, 1),
-    )
-    alone = search.fitting("one device", 1)
+    finite_number("utilization", utilization, 0, 1)
+    search = _Search(base, machine, memory_budget, utilization, examples)
+    on_one = search.fitting("one device", 1)
     counts = [
         n for n in range(machine.devices, 1, -1) if base.global_batch_size % n == 0
     ]
-    if alone:
+    if on_one:
         many = search.fastest("data parallel", counts)
-        if many and many.throughput > 1.2 * alone.throughput:
+        if many and many.throughput > 1.2 * on_one.throughput:
             return many
-        reasons = ()
-        if machine.devices > 1:
-            reasons = ("More devices would not make a step 1.2 times as fast.",)
-        if machine.devices > 1 and not counts:
-            whole = math.ceil(base.global_batch_size / machine.devices)
-            reasons = (
-                f"No number of devices from 2 to {machine.devices} divides a batch of "
-                f"{base.global_batch_size:,}: {whole * machine.devices:,} examples "
-                "would do for all of them.",
-            )
-        return replace(alone, reasons=reasons)
-    least = min(
-        _largest(replace(base, global_batch_size=1, layers=costs, precision=kind)).total
-        for _, costs, kind in search.ways
-    )
-    reason = (
-        f"One device would need {mib(least)} for a single example, at best, and may "
-        f"fill {mib(memory_budget)}."
-    )
-    if least <= memory_budget:
-        reason = (
-            "One device can hold a single example, and not the accumulator beside it "
-            f"that {base.global_batch_size:,} need."
-        )
-    reasons = [reason]
+        return replace(on_one, reasons=search.why_one(counts))
+    reasons = [search.why_not_one()]
     for name in "data parallel", "ZeRO-3", "tensor parallel", "pipeline parallel":
-        divides_batch = PARALLELISM_BY_NAME[name].divides_batch
+        divides_batch = name in ("data parallel", "ZeRO-3")
         every = counts if divides_batch else range(machine.devices, 1, -1)
         best = search.fastest(name, every)
         if best:
+            if name == "ZeRO-3":
+                reasons += search.zero_2(best)
             return replace(best, reasons=tuple(reasons))
         if name != "data parallel":  # it needs what one device needs for an example
             reasons.append(search.why_not(name))
@@ -237,6 +317,7 @@ def recommend(
         "nothing",
         "nothing fits",
         None,
+        examples=examples,
         reasons=tuple(reasons),
         left_out=_left_out(layers),
     )
@@ -249,23 +330,15 @@ class _Search:
         base: the plan on one device.
         machine: what there is to train on.
         memory_budget: bytes that a device may fill.
-        speed: FLOP/s that a device reaches.
+        utilization: the share of its peak that a device reaches.
+        examples: of the whole run, or None.
     """
 
-    def __init__(self, base, machine, memory_budget, speed):
+    def __init__(self, base, machine, memory_budget, utilization, examples):
         self.base, self.machine = base, machine
-        self.memory_budget, self.speed = memory_budget, speed
+        self.memory_budget, self.utilization = memory_budget, utilization
+        self.examples = examples
         self.ways = list(_training_variants(base))
-        alone = step_time(
-            base.layers,
-            "one device",
-            1,
-            1,
-            flops_per_second=speed,
-            bandwidth=1,
-            latency=0,
-        )
-        self.one_example = alone.total
 
     def fastest(self, parallelism, counts):
         """Return the fastest plan of this kind, of those that fit on one of these
@@ -280,101 +353,124 @@ class _Search:
         """Return the plan with the least change that fits on this many devices, as a
         Recommendation; or None.
         """
-        base, machine, kind = self.base, self.machine, PARALLELISM_BY_NAME[parallelism]
-        batch = base.global_batch_size
+        found = self.fitting_plan(parallelism, devices)
+        if found is None:
+            return None
+        changes, plan = found
+        step = plan.step_time(self.machine.rates(plan, self.utilization))
+        on_one = replace(plan, data=1, tensor=1, pipeline=1, zero=0)
+        if parallelism == "pipeline parallel":
+            on_one = replace(on_one, cuts=None)
+        one = on_one.step_time(self.machine.rates(on_one, self.utilization))
+        batch, price = plan.global_batch_size, self.machine.price_per_hour
+        seconds = (self.examples or 1e6) / batch * step.total
+        return Recommendation(
+            use=_class_for(parallelism, devices, self.machine, plan.accumulation_steps),
+            parallelism=parallelism,
+            devices=devices,
+            changes=changes,
+            memory=plan.largest_memory(),
+            step=step,
+            throughput=batch / step.total,
+            efficiency=one.total / step.total / devices,
+            examples=self.examples,
+            cost=price and price / 3600 * seconds,
+            left_out=_left_out(plan.layers),
+        )
+
+    def fitting_plan(self, parallelism, devices):
+        """Return (changes, Plan) of the least change that fits; or None."""
         for changes, costs, precision in self.ways:
-            plan = {
-                "layers": costs,
-                "parallelism": parallelism,
-                "devices": devices,
-                "precision": precision,
-            }
+            ways = composition(parallelism, devices)
             try:
-                whole = replace(base, **plan)
+                plan = replace(self.base, layers=costs, precision=precision, **ways)
             # more devices than layers, or a graph that does not split
             except ValueError:
                 return None
-            if not kind.cuts_evenly(whole):
+            if not plan.cuts_evenly():
                 return None
-            examples = batch // (devices if kind.divides_batch else 1)
-            parts = self.accumulation_steps(whole, examples)
+            parts = self.accumulation_steps(plan)
             if parts is None:
                 continue
-            held = _largest(replace(whole, accumulation_steps=parts))
             if parts > 1:
                 words = "the batch, one after the other (gradient_accumulation_steps)"
                 changes = (f"accumulate {parts:,} parts of {words}", *changes)
-            rates = {
-                "bandwidth": machine.bandwidth(devices),
-                "latency": machine.latency,
-            }
-            step = step_time(
-                global_batch_size=batch,
-                flops_per_second=self.speed,
-                accumulation_steps=parts,
-                **plan,
-                **rates,
-            )
-            cost = (
-                machine.price_per_hour
-                and machine.price_per_hour / 3600 * step.total / batch * 1e6
-            )
-            return Recommendation(
-                use=_class_for(parallelism, devices, machine, parts),
-                parallelism=parallelism,
-                devices=devices,
-                changes=changes,
-                memory=held,
-                step=step,
-                throughput=batch / step.total,
-                efficiency=self.one_example * batch / step.total / devices,
-                cost=cost,
-                left_out=_left_out(base.layers),
-            )
+            return changes, replace(plan, accumulation_steps=parts)
         return None
 
-    def accumulation_steps(self, plan, examples):
+    def accumulation_steps(self, plan):
         """Return in how many equal parts a device must take its examples to fit; None
         if one at a time does not. An accumulator takes some of the memory itself.
         """
 
         def fits(parts):
-            held = _largest(replace(plan, accumulation_steps=parts))
+            held = replace(plan, accumulation_steps=parts).largest_memory()
             return held.total <= self.memory_budget
 
         if fits(1):
             return 1
-        divisors = _divisors(examples)[1:]
+        divisors = _divisors(plan.examples)[1:]
         at = bisect.bisect_left(divisors, True, key=fits)
         return divisors[at] if at < len(divisors) else None
+
+    def why_one(self, counts):
+        """Return why one device is enough, where there are more. counts: of devices
+        that divide the batch.
+        """
+        most, batch = self.machine.devices, self.base.global_batch_size
+        if most == 1:
+            return ()
+        if counts:
+            return ("More devices would not make a step 1.2 times as fast.",)
+        return (
+            f"No number of devices from 2 to {most} divides a batch of {batch:,}: "
+            f"{math.ceil(batch / most) * most:,} examples would do for all of them.",
+        )
+
+    def why_not_one(self):
+        """Return why one device is not enough."""
+        plans = (
+            replace(self.base, global_batch_size=1, layers=costs, precision=kind)
+            for _, costs, kind in self.ways
+        )
+        least = min(plan.largest_memory().total for plan in plans)
+        if least <= self.memory_budget:
+            return (
+                "One device can hold a single example, and not the accumulator beside "
+                f"it that {self.base.global_batch_size:,} need."
+            )
+        return (
+            f"One device would need {mib(least)} for a single example, at best, and "
+            f"may fill {mib(self.memory_budget)}."
+        )
+
+    def zero_2(self, advised):
+        """Return a sentence, in a list, if ZeRO-2 would fit where ZeRO-3 is advised."""
+        found = self.fitting_plan("ZeRO-2", advised.devices)
+        if found is None or found[0] != advised.changes:
+            return []
+        return ["ZeRO-2 would fit as well, and send less: no class of Keras offers it."]
 
     def why_not(self, parallelism):
         """Return why this kind does not fit on the machine, and how many devices would
         do.
         """
         batch, have = self.base.global_batch_size, self.machine.devices
-        try:
-            PARALLELISM_BY_NAME[parallelism].check(
-                replace(self.base, parallelism=parallelism)
-            )
-        except ValueError as problem:
-            sentence = str(problem).removeprefix("layers: ")
-            return f"{sentence[0].upper()}{sentence[1:]}."
         most = {"ZeRO-3": batch, "pipeline parallel": len(self.base.layers)}.get(
             parallelism, MOST_DEVICES
         )
         counts = range(2, min(most, MOST_DEVICES) + 1)
-        counts = [
-            count for count in counts if parallelism != "ZeRO-3" or batch % count == 0
-        ]
+        if parallelism == "ZeRO-3":
+            counts = [count for count in counts if batch % count == 0]
+        elif problem := self.problem(parallelism):
+            return problem
         if parallelism == "tensor parallel":
-            kind, plan = PARALLELISM_BY_NAME[parallelism], self.base
-            plans = [
-                replace(plan, parallelism=parallelism, devices=each) for each in counts
-            ]
-            counts = [plan.devices for plan in plans if kind.cuts_evenly(plan)]
+            plans = (replace(self.base, tensor=count) for count in counts)
+            counts = [plan.tensor for plan in plans if plan.cuts_evenly()]
         at = bisect.bisect_left(
-            counts, True, key=lambda count: self.fitting(parallelism, count) is not None
+            counts,
+            True,
+            key=lambda count: self.fitting_plan(parallelism, count) is not None,
         )
         words = f"Does not fit on your {counted(have, 'device')}; {parallelism} would"
         if at < len(counts):
@@ -383,6 +479,17 @@ class _Search:
             f": {batch:,} examples divide no further" if parallelism == "ZeRO-3" else ""
         )
         return f"{words} not fit on more either{why}."
+
+    def problem(self, parallelism):
+        """Return why these layers cannot be divided so at all, or ""."""
+        if len(self.base.layers) == 1 and parallelism == "pipeline parallel":
+            return ""
+        try:
+            replace(self.base, **composition(parallelism, 2))
+        except ValueError as problem:
+            sentence = str(problem).removeprefix("layers: ")
+            return f"{sentence[0].upper()}{sentence[1:]}."
+        return ""
 
 
 MIXED = "set Keras' policy mixed_bfloat16 (mixed_float16 on a T4)"
@@ -404,17 +511,6 @@ def _training_variants(plan):
     yield again, saving, plan.precision
     if plan.precision == "float32":
         yield mixed + again, saving, "mixed_bfloat16"
-
-
-def _largest(plan):
-    """Return the Memory of the device that needs most."""
-    kind = PARALLELISM_BY_NAME[plan.parallelism]
-    which = (
-        range(plan.devices)
-        if plan.parallelism == "pipeline parallel"
-        else {0, plan.devices - 1}
-    )
-    return max(kind.memory(plan, which), key=lambda memory: memory.total)
 
 
 def _divisors(number):
@@ -449,13 +545,19 @@ def _class_for(parallelism, devices, machine, parts):
 
 
 def _time(seconds):
+    for unit, length in ("days", 86_400), ("hours", 3600), ("minutes", 60):
+        if seconds >= 2 * length:
+            return f"{seconds / length:.3g} {unit}"
     return f"{seconds:.3g} s" if seconds >= 1 else f"{1000 * seconds:.3g} ms"
 
 
 def _left_out(layers):
     """Return what the arithmetic does not count, in words."""
     guessed = [layer.name for layer in layers if layer.guess]
-    left_out = "the input, work space, what the framework keeps for itself"
+    left_out = (
+        "the input, what the framework keeps for itself, work space (on an H100, for a "
+        "small model: 0.2 GB at 128 examples, 4.4 GB at 8,192)"
+    )
     if not guessed:
         return (left_out,)
     names = ", ".join(guessed[:3])

@@ -4,10 +4,13 @@ and activations measured too.
 
 import contextlib
 import functools
+import inspect
 import itertools
 import math
+import typing
 from dataclasses import dataclass, replace
 
+from course_planner.products import einsum_flops, products
 from course_utils.arguments import one_of, whole_number
 from course_utils.words import counted
 
@@ -19,7 +22,13 @@ ELEMENTWISE = (
     "RMSNormalization",
     "PReLU",
 )
-WHOLE = ("Embedding", "Normalization", "UnitNormalization", "SpectralNormalization")
+WHOLE = (
+    "Embedding",
+    "ReversibleEmbedding",
+    "Normalization",
+    "UnitNormalization",
+    "SpectralNormalization",
+)
 VIEWS = ("Flatten", "Reshape")
 ATTENTION = ("MultiHeadAttention", "GroupedQueryAttention", "GroupQueryAttention")
 RECURRENT = (
@@ -31,6 +40,28 @@ RECURRENT = (
     "ConvLSTM2D",
     "ConvLSTM3D",
 )
+
+
+# What a backward pass takes again, by class of layer or operation. First those that
+# take nothing of what they were given, and nothing of what they gave.
+READ_NOTHING = (
+    *("Add", "Subtract", "Average", "Concatenate", "Negative", "Mean", "Sum", "Cast"),
+    *("AveragePooling1D", "AveragePooling2D", "AveragePooling3D"),
+    *("GlobalAveragePooling1D", "GlobalAveragePooling2D", "GlobalAveragePooling3D"),
+    *("ZeroPadding1D", "ZeroPadding2D", "ZeroPadding3D", "Pad"),
+    *("Cropping1D", "Cropping2D", "Cropping3D"),
+    *("UpSampling1D", "UpSampling2D", "UpSampling3D"),
+    *("Embedding", "Rescaling", "Normalization", "Identity", "RepeatVector"),
+    *("Permute", "Transpose", "GetItem", "Split", "Stack", "Squeeze", "ExpandDims"),
+)
+DROPOUTS = ("Dropout", "SpatialDropout1D", "SpatialDropout2D", "SpatialDropout3D")
+# activations whose derivative can be told from what they gave
+READ_OUTPUTS = (
+    *("relu", "relu6", "leakyrelu", "leaky_relu", "elu", "selu"),
+    *("sigmoid", "tanh", "softmax", "exp", "exponential"),
+)
+# values for each unit and time step: gates, states, and what is made of them
+KEPT_A_STEP = {"LSTM": 7, "GRU": 6, "SimpleRNN": 1}
 
 
 @dataclass(frozen=True)
@@ -45,8 +76,8 @@ class LayerCost:
             heads inside; "elementwise": each parameter acts on its own feature
             (BatchNormalization), and stays with it; "whole": a copy on each device;
             "view": the input's memory in another shape (Flatten).
-        kept: saved activations, the values that the backward pass needs again; by
-            default the outputs, of a view none.
+        kept: saved activations, the values that the backward pass needs again, each
+            counted where it was made; by default the outputs, of a view none.
         inputs: the indices of the layers whose outputs it takes; None: the one before.
         guess: whether the FLOPs are a guess, because what it computes is not known.
         frozen: weights that are not trained, scalars.
@@ -108,44 +139,34 @@ def layer_costs(model, input_shape: tuple | list | None = None) -> list[LayerCos
             f"model={model!r}: must be a built Keras model (give it an Input, or call "
             "it once)"
         )
-    calls, seen = _trace_calls(model, _examples(model, input_shape)), set()
-    costs, producer_of = [], {}
-    for layer, layer_inputs, layer_outputs in calls:
-        new_weights = [one for one in _weights(layer) if id(one) not in seen]
-        frozen = [
-            one
-            for one in getattr(layer, "non_trainable_weights", [])
-            if id(one) not in seen
-        ]
-        seen |= {id(weight) for weight in [*new_weights, *frozen]}
-        flops, kind, guess = _work(layer, layer_inputs, layer_outputs)
-        inputs = tuple(
-            sorted(
-                {
-                    producer_of[id(value)]
-                    for value in layer_inputs
-                    if id(value) in producer_of
-                }
-            )
-        )
-        known = all(id(value) in producer_of for value in layer_inputs) or not costs
-        before = (len(costs) - 1,) if costs else ()
-        outputs = sum(math.prod(value.shape[1:]) for value in layer_outputs)
-        inputs = None if known and inputs == before else inputs
+    with _states_put_back(model):
+        calls = _trace_calls(model, _examples(model, input_shape))
+        calls = _with_work(calls)
+    seen, costs, producer_of = set(), [], {}
+    for call, (flops, kind, guess) in calls:
+        layer = call.layer
+        own = [one for one in _weights(layer) if id(one) not in seen]
+        frozen = getattr(layer, "non_trainable_weights", [])
+        frozen = [one for one in frozen if id(one) not in seen]
+        seen |= {id(weight) for weight in [*own, *frozen]}
+        # what a layer within has put out is there once
+        new = call.own_outputs
         costs.append(
             LayerCost(
                 layer.name,
-                _scalars(new_weights),
-                outputs,
+                _scalars(own),
+                sum(math.prod(value.shape[1:]) for value in new),
                 flops,
                 kind,
-                inputs=inputs,
+                inputs=_producers(call.all_inputs, producer_of, len(costs)),
                 guess=guess,
                 frozen=_scalars(frozen),
                 units=_units(layer),
             )
         )
-        producer_of |= {id(value): len(costs) - 1 for value in layer_outputs}
+        producer_of |= {id(value): len(costs) - 1 for value in new}
+    kept = _kept([call for call, _ in calls], costs)
+    costs = [replace(cost, kept=own) for cost, own in zip(costs, kept, strict=True)]
     if not costs:
         raise ValueError(f"model={model.name!r}: has no layers")
     # The reader's own weights, outside of the layers that compute.
@@ -165,14 +186,128 @@ def layer_costs(model, input_shape: tuple | list | None = None) -> list[LayerCos
     return costs
 
 
+def _producers(layer_inputs, producer_of, count):
+    """Return the indices of the layers whose outputs these are; None: just the one
+    before.
+
+    count: of the layers before this one.
+    """
+    made = {
+        producer_of[id(value)] for value in layer_inputs if id(value) in producer_of
+    }
+    known = all(id(value) in producer_of for value in layer_inputs) or not count
+    before = {count - 1} if count else set()
+    return None if known and made == before else tuple(sorted(made))
+
+
+def _kept(calls, costs):
+    """Return how many values of each layer the backward pass takes again.
+
+    An output is kept if its layer's own backward pass reads it, or that of a layer that
+    takes it; a view's is the memory of what it views. What the model puts out is read
+    by the loss. Before the first layer with trained weights there is no backward pass.
+    """
+    every = [_sources(costs, index) for index in range(len(costs))]
+    taken = {source for sources in every for source in sources}
+    reads = set(range(len(costs))) - taken
+    inside, trained = [], []
+    for index, call in enumerate(calls):
+        layer = call.layer
+        has_weights = bool(_weights(layer))
+        # where it is not known what a layer takes, it may be of any earlier one
+        sources = every[index] or range(index)
+        trained.append(has_weights or any(trained[source] for source in sources))
+        reads_inputs, reads_outputs, more = _reads(layer, call.inputs, call.outputs)
+        if costs[index].kind == "kernel" and not has_weights:
+            reads_inputs = (
+                False  # the gradient of a frozen kernel's input needs it alone
+            )
+        if not trained[index]:
+            reads_inputs = reads_outputs = False
+            more = 0
+        inside.append(more)
+        if reads_outputs:
+            reads.add(index)
+        if reads_inputs:
+            reads.update(every[index])
+    for index in reversed(range(len(costs))):
+        if costs[index].kind == "view" and index in reads:
+            reads.update(every[index])
+    return [
+        more + cost.outputs * (index in reads and cost.kind != "view")
+        for index, (cost, more) in enumerate(zip(costs, inside, strict=True))
+    ]
+
+
+def _sources(costs, index):
+    """Return the indices of the layers whose outputs this layer takes."""
+    inputs = costs[index].inputs
+    return inputs if inputs is not None else (index - 1,) if index else ()
+
+
+def _reads(layer, layer_inputs, layer_outputs):
+    """Return whether a layer's backward pass reads its inputs, whether its outputs, and
+    how many values beside them.
+    """
+    name = _kind_of(layer)
+    outputs = sum(math.prod(value.shape[1:]) for value in layer_outputs)
+    if name == "TimeDistributed":
+        return _reads(layer.layer, layer_inputs, layer_outputs)
+    if name in READ_NOTHING or name in VIEWS:
+        return False, False, 0
+    if name in DROPOUTS:  # the mask
+        return False, False, outputs
+    if name in ATTENTION:
+        return True, False, _inside_attention(layer, layer_inputs)
+    if name in RECURRENT:
+        return False, False, _inside_recurrence(layer, layer_inputs, layer_outputs)
+    if name.lower() in READ_OUTPUTS:
+        return False, True, 0
+    activation = getattr(getattr(layer, "activation", None), "__name__", "linear")
+    if name == "Activation":
+        of_outputs = activation in READ_OUTPUTS
+        return activation != "linear" and not of_outputs, of_outputs, 0
+    if activation in READ_OUTPUTS:
+        return True, True, 0
+    if activation != "linear":  # it reads what comes before it
+        return True, False, outputs
+    pools = name.startswith(("MaxPooling", "GlobalMaxPooling"))
+    unknown = not getattr(layer, "weights", []) and name not in ("Multiply", "Matmul")
+    return True, pools or unknown, 0
+
+
+def _inside_attention(layer, layer_inputs):
+    """Return how many values attention keeps: queries, keys and values, the weights of
+    each pair of positions before and after the softmax, and what they add up to.
+    """
+    queries, values, heads, key_size, value_size, key_heads = _sizes(
+        layer, layer_inputs
+    )
+    projected = heads * queries * (key_size + value_size)
+    projected += key_heads * values * (key_size + value_size)
+    return projected + 2 * heads * queries * values
+
+
+def _inside_recurrence(layer, layer_inputs, layer_outputs):
+    """Return how many values a recurrent layer keeps of all its time steps; of cells
+    that are not Keras' own, those of an LSTM's.
+    """
+    steps = layer_inputs[0].shape[1]
+    state = math.prod(layer_outputs[0].shape[1:])
+    if getattr(layer, "return_sequences", False):
+        state //= steps
+    inputs = math.prod(layer_inputs[0].shape[1:])
+    return inputs + steps * state * KEPT_A_STEP.get(_kind_of(layer), 7)
+
+
 def _scalars(weights):
     return sum(math.prod(weight.shape) for weight in weights)
 
 
 def _units(layer):
     """Return what tensor parallel cuts of a layer; None where it is not known."""
-    if type(layer).__name__ in ATTENTION:
-        return layer.query_dense.kernel.shape[-2]  # heads
+    if _kind_of(layer) in ATTENTION:
+        return _dense(layer, "query").kernel.shape[-2]  # heads
     for name in "units", "filters":
         if isinstance(getattr(layer, name, None), int):
             return getattr(layer, name)
@@ -214,16 +349,74 @@ def _examples(model, input_shape):
             f"{model.name!r}'s {counted(len(leaves), 'input')}, which are "
             f"{open_shapes}; such as (224, 224, 3)"
         )
-    zeros = [
-        np.zeros((1, *shape), leaf.dtype)
-        for leaf, shape in zip(leaves, shapes, strict=True)
-    ]
+    zeros = []
+    for leaf, shape in zip(leaves, shapes, strict=True):
+        if "string" in str(leaf.dtype):
+            raise ValueError(
+                f"model={model.name!r}: input {leaf.name!r} holds strings: give the "
+                "part of the model behind them, and look words up in the dataset"
+            )
+        # a stateful model has a batch size of its own
+        zeros.append(np.zeros((leaf.shape[0] or 1, *shape), leaf.dtype))
     return keras.tree.pack_sequence_as(inputs, zeros)
 
 
+@dataclass
+class _Call:
+    """One call of a layer, as a call of the model showed it.
+
+    inside: the calls of other layers that it made.
+    arguments: (positional, named), as given.
+    """
+
+    layer: typing.Any
+    arguments: tuple
+    outputs: list
+    inside: list
+
+    @property
+    def inputs(self):
+        """Return the tensors given, queries before values before masks."""
+        positional, named = self.arguments
+        if _kind_of(self.layer) in ATTENTION:
+            call = inspect.signature(self.layer.call)
+            known = {key: named[key] for key in named if key in call.parameters}
+            given = list(call.bind(*positional, **known).arguments.values())
+        else:
+            given = self.arguments
+        return _tensors(given)
+
+    @property
+    def own_outputs(self):
+        """Return the outputs that no layer within this one has given."""
+        inner = {id(value) for one in self.inside for value in one.outputs}
+        return [value for value in self.outputs if id(value) not in inner]
+
+    @property
+    def all_inputs(self):
+        """Return its inputs, and what layers within it gave that none of them takes."""
+        taken = {id(value) for one in self.inside for value in one.inputs}
+        given = [value for one in self.inside for value in one.outputs]
+        return self.inputs + [value for value in given if id(value) not in taken]
+
+    @property
+    def examples(self):
+        """Return how many examples were given: one, or a stateful model's batch."""
+        return self.inputs[0].shape[0] if self.inputs and self.inputs[0].shape else 1
+
+
+def _tensors(structure):
+    import keras
+
+    # flattening sorts what is in a dict by name: so a list comes in its order
+    parts = structure if isinstance(structure, list) else [structure]
+    leaves = [leaf for part in parts for leaf in keras.tree.flatten(part)]
+    return [leaf for leaf in leaves if hasattr(leaf, "shape")]
+
+
 def _trace_calls(model, example):
-    """Return `[(layer, its inputs, its outputs), …]` of all layers that compute,
-    as one call of the model shows them.
+    """Return a `_Call` of each layer that computes, as one call of the model shows
+    them.
     """
     import keras
 
@@ -233,7 +426,7 @@ def _trace_calls(model, example):
         if layer is model or (stack and stack[-1] is layer):
             return call(layer, *args, **named)
         # counted as one
-        if stack and type(stack[-1]).__name__ in (*ATTENTION, *RECURRENT):
+        if stack and _kind_of(stack[-1]) in (*ATTENTION, *RECURRENT):
             return call(layer, *args, **named)
         stack.append(layer)
         before = len(calls)
@@ -241,21 +434,11 @@ def _trace_calls(model, example):
             outputs = call(layer, *args, **named)
         finally:
             stack.pop()
-        inner = {id(weight) for one, *_ in calls[before:] for weight in _weights(one)}
-        if len(calls) == before or any(
-            id(weight) not in inner for weight in _weights(layer)
-        ):
-            layer_inputs = [
-                value
-                for value in keras.tree.flatten((args, named))
-                if hasattr(value, "shape")
-            ]
-            layer_outputs = [
-                value
-                for value in keras.tree.flatten(outputs)
-                if hasattr(value, "shape")
-            ]
-            calls.append((layer, layer_inputs, layer_outputs))
+        inside = calls[before:]
+        inner = {id(weight) for one in inside for weight in _weights(one.layer)}
+        has_own = any(id(weight) not in inner for weight in _weights(layer))
+        if not inside or has_own or _is_own(layer):
+            calls.append(_Call(layer, (args, named), _tensors(outputs), inside))
         return outputs
 
     def watching(plain):
@@ -275,7 +458,29 @@ def _trace_calls(model, example):
                 f"model={model.name!r}: must take its inputs as one argument "
                 f"({problem})"
             ) from problem
-    return [one for one in calls if type(one[0]).__name__ != "InputLayer"]
+    if _is_own(model):
+        calls.append(_Call(model, ((example,), {}), [], list(calls)))
+    return [one for one in calls if type(one.layer).__name__ != "InputLayer"]
+
+
+def _is_own(layer):
+    """Return whether a layer's `call` is the reader's own."""
+    computes = type(layer).call if hasattr(type(layer), "call") else None
+    module = getattr(computes, "__module__", "keras.")
+    return not module.startswith("keras.")
+
+
+def _kind_of(layer):
+    """Return the name of a layer's class; of one that only renames a class of Keras,
+    that class's; and of attention also where the call is the reader's.
+    """
+    names = [
+        base.__name__ for base in type(layer).__mro__ if base.__module__[:6] == "keras."
+    ]
+    if _is_own(layer):
+        attention = [name for name in names if name in ATTENTION]
+        return attention[0] if attention else type(layer).__name__
+    return names[0] if names else type(layer).__name__
 
 
 def _weights(layer):
@@ -292,13 +497,87 @@ def _replaced(owner, name, value):
         setattr(owner, name, before)
 
 
+@contextlib.contextmanager
+def _states_put_back(model):
+    """Put back what a call may change: states, seeds, statistics."""
+    import keras
+
+    before = [
+        (variable, keras.ops.copy(variable))
+        for variable in model.non_trainable_variables
+        if "string" not in str(variable.dtype)
+    ]
+    try:
+        yield
+    finally:
+        for variable, value in before:
+            variable.assign(value)
+
+
+def _with_work(calls):
+    """Return [(call, (FLOPs, kind, whether they are a guess)), …], without the layers
+    around others that compute nothing themselves.
+    """
+    work, kept = {}, []
+    for call in calls:
+        own = _weights_besides(call)
+        if _is_own(call.layer):
+            inside = sum(work[id(one)][0] for one in call.inside if id(one) in work)
+            found = _own_work(call, inside, own)
+        else:
+            found = _work(call.layer, call.inputs, call.outputs)
+        work[id(call)] = found
+        if found[0] or found[2] or own or call.own_outputs:
+            kept.append((call, found))
+    return kept
+
+
+def _weights_besides(call):
+    """Return the trained weights that no layer within this one has."""
+    inner = {id(one) for inside in call.inside for one in _weights(inside.layer)}
+    return [one for one in _weights(call.layer) if id(one) not in inner]
+
+
+def _own_work(call, inside, own):
+    """Return the work of a layer of the reader's own, besides its layers' `inside`.
+
+    Its products are read off the graph of a call; where that cannot be read, 2 for each
+    weight are guessed.
+    """
+    import keras
+
+    positional, named = call.arguments
+    leaves = keras.tree.flatten((positional, named))
+    at = [index for index, leaf in enumerate(leaves) if hasattr(leaf, "shape")]
+
+    def computed(*tensors):
+        given = list(leaves)
+        for index, tensor in zip(at, tensors, strict=True):
+            given[index] = tensor
+        args, keywords = keras.tree.pack_sequence_as((positional, named), given)
+        outputs = call.layer(*args, **keywords)
+        return [leaf for leaf in keras.tree.flatten(outputs) if hasattr(leaf, "shape")]
+
+    attention = _kind_of(call.layer) in ATTENTION
+    kind = "attention" if attention else "whole" if own else "elementwise"
+    try:
+        found = products(computed, *(leaves[index] for index in at))
+    except Exception:  # the reader's code, which may do what no graph can hold
+        found = None
+    if found is None or found.unread:
+        if attention:
+            return _attention(call.layer, call.inputs), kind, True
+        return 2 * _scalars(own), kind, bool(own or not call.inside)
+    return max(0, found.flops // call.examples - inside), kind, False
+
+
 def _work(layer, layer_inputs, layer_outputs):
     """Return (FLOPs, kind, whether they are a guess) of one call of a layer."""
-    name = type(layer).__name__
+    name = _kind_of(layer)
     bases = {base.__name__ for base in type(layer).__mro__}
     outputs = math.prod(layer_outputs[0].shape[1:])
-    if name in ("Matmul", "Dot") and len(layer_inputs) == 2:
-        return 2 * outputs * layer_inputs[0].shape[-1], "elementwise", False
+    if name in ("Matmul", "Dot", "Einsum"):
+        return _product(layer, layer_inputs, outputs)
     if name == "TimeDistributed":
         flops, kind, guess = _work(
             layer.layer, [layer_inputs[0][:, 0]], [layer_outputs[0][:, 0]]
@@ -312,7 +591,10 @@ def _work(layer, layer_inputs, layer_outputs):
         flops = 2 * math.prod(queries[1:-1]) * values[-2] * sizes
         return flops, "elementwise", False
     if name in RECURRENT:
-        return _recurrence(layer, layer_inputs, layer_outputs), "whole", False
+        return _recurrence(layer, layer_inputs, layer_outputs)
+    if name == "ReversibleEmbedding" and len(layer_inputs[0].shape) == 3:
+        # back from vectors to words: a product with all of them
+        return 2 * outputs * layer_inputs[0].shape[-1], "whole", False
     flops = _kernel_flops(layer, bases, layer_inputs, outputs)
     if flops is not None:
         return flops, "kernel", False
@@ -320,6 +602,17 @@ def _work(layer, layer_inputs, layer_outputs):
         kind = "view" if name in VIEWS else "whole" if name in WHOLE else "elementwise"
         return 0, kind, False
     return 2 * sum(math.prod(weight.shape) for weight in _weights(layer)), "whole", True
+
+
+def _product(layer, layer_inputs, outputs):
+    """Return the work of an operation that multiplies tensors."""
+    shapes = [tuple(value.shape) for value in layer_inputs]
+    if len(shapes) != 2:
+        return 0, "elementwise", len(shapes) > 2
+    if type(layer).__name__ == "Einsum":
+        flops = einsum_flops(layer.subscripts, shapes) // (shapes[0][0] or 1)
+        return flops, "elementwise", False
+    return 2 * outputs * shapes[0][-1], "elementwise", False
 
 
 def _kernel_flops(layer, bases, layer_inputs, outputs):
@@ -341,9 +634,9 @@ def _kernel_flops(layer, bases, layer_inputs, outputs):
     if "BaseConvTranspose" in bases:
         kernel = sizes["kernel"]
         return 2 * math.prod(kernel) * inputs // kernel[-1]
-    if type(layer).__name__ == "Dense":
+    if _kind_of(layer) == "Dense":
         return 2 * math.prod(layer.kernel.shape) * outputs // layer.units
-    if type(layer).__name__ == "EinsumDense":
+    if _kind_of(layer) == "EinsumDense":
         letters, kernel = layer.equation.split("->")[0].replace(".", "").split(",")
         named = zip(kernel, layer.kernel.shape, strict=True)
         shared = math.prod(size for letter, size in named if letter in letters)
@@ -352,39 +645,54 @@ def _kernel_flops(layer, bases, layer_inputs, outputs):
 
 
 def _recurrence(layer, layer_inputs, layer_outputs):
-    """Return the FLOPs of all time steps; each multiplies by all kernels."""
+    """Return the work of all time steps; each multiplies by all kernels. Of a cell of
+    the reader's own, 2 for each weight are guessed.
+    """
+    guess = _is_own(getattr(layer, "cell", layer))
     kernels = [
         math.prod(weight.shape)
         for weight in layer.weights
-        if "kernel" in weight.path.split("/")[-1]
+        if guess or "kernel" in weight.path.split("/")[-1]
     ]
-    positions = 1
-    if type(layer).__name__.startswith("Conv") and len(layer_outputs[0].shape) > 3:
-        positions = math.prod(layer_outputs[0].shape[2:-1])
-    return 2 * sum(kernels) * layer_inputs[0].shape[1] * positions
+    steps, positions = layer_inputs[0].shape[1], 1
+    if _kind_of(layer).startswith("Conv"):
+        first = 2 if layer.return_sequences else 1
+        positions = math.prod(layer_outputs[0].shape[first:-1])
+    return 2 * sum(kernels) * steps * positions, "whole", guess
 
 
 def _attention(layer, layer_inputs):
     """Return the FLOPs of four projections, and of attention's two products."""
-    queries = math.prod(layer_inputs[0].shape[1:-1])
-    values = math.prod(
-        (layer_inputs[1] if len(layer_inputs) > 1 else layer_inputs[0]).shape[1:-1]
-    )
+    queries, values, heads, key_size, value_size, _ = _sizes(layer, layer_inputs)
     flops = 0
-    for part in (
-        layer.query_dense,
-        layer.key_dense,
-        layer.value_dense,
-        layer.output_dense,
+    for part, positions in (
+        (_dense(layer, "query"), queries),
+        (_dense(layer, "key"), values),
+        (_dense(layer, "value"), values),
+        (_dense(layer, "output"), queries),
     ):
-        positions = (
-            queries if part in (layer.query_dense, layer.output_dense) else values
-        )
         flops += 2 * math.prod(part.kernel.shape) * positions
-    heads, key_size = layer.query_dense.kernel.shape[-2:]
-    return flops + 2 * queries * values * heads * (
-        key_size + layer.value_dense.kernel.shape[-1]
-    )
+    return flops + 2 * queries * values * heads * (key_size + value_size)
+
+
+def _dense(layer, part):
+    """Return attention's projection; the two classes of Keras name it differently."""
+    for name in f"{part}_dense", f"_{part}_dense":
+        if hasattr(layer, name):
+            return getattr(layer, name)
+    raise AttributeError(f"{layer.name}: has no projection of {part}")
+
+
+def _sizes(layer, layer_inputs):
+    """Return (query positions, value positions, heads, size of a key, size of a value,
+    heads of keys and values).
+    """
+    # masks, too, are inputs: values have as many dimensions as queries, and come second
+    queries = math.prod(layer_inputs[0].shape[1:-1])
+    values = math.prod(layer_inputs[min(1, len(layer_inputs) - 1)].shape[1:-1])
+    heads, key_size = _dense(layer, "query").kernel.shape[-2:]
+    key_heads, value_size = _dense(layer, "value").kernel.shape[-2:]
+    return queries, values, heads, key_size, value_size, key_heads
 
 
 def checkpointed(
@@ -514,7 +822,9 @@ def _fewest_kept(sizes, crossing, limit):
 
 
 def check_layers(layers) -> None:
-    """Raise ValueError unless this is a list of LayerCost that holds some."""
+    """Raise ValueError unless this is a list of LayerCost that holds some, each of
+    which takes the outputs of earlier ones.
+    """
     if (
         not isinstance(layers, (list, tuple))
         or not layers
@@ -524,6 +834,13 @@ def check_layers(layers) -> None:
             f"layers={layers!r}: must be a non-empty list of LayerCost (see "
             "layer_costs)"
         )
+    for index, layer in enumerate(layers):
+        for source in layer.inputs or ():
+            if not 0 <= source < index:
+                raise ValueError(
+                    f"layers: inputs={layer.inputs!r} of layer {layer.name!r}: must be "
+                    f"indices of the {index} layers before it"
+                )
 
 
 def measured_activations(
@@ -531,7 +848,8 @@ def measured_activations(
 ) -> int:
     """Return the bytes that TensorFlow keeps of a forward pass for its backward pass.
 
-    They are read off the graph of both. Counted is each tensor of floating point that
+    They are read off the graph of both, for which recurrent layers are unrolled: a loop
+    would hide what it keeps. Counted is each tensor of floating point that
     the backward pass takes from the forward pass, once; not the inputs, and not the
     weights themselves (their copies in 16 bits are, in mixed precision).
 
@@ -568,7 +886,11 @@ def measured_activations(
             [weight.value for weight in model.trainable_weights],
         )
 
-    return held_bytes(step.get_concrete_function(examples).graph)
+    with contextlib.ExitStack() as unrolled:
+        for layer in model._flatten_layers():
+            if getattr(layer, "unroll", True) is False:
+                unrolled.enter_context(_replaced(layer, "unroll", True))
+        return held_bytes(step.get_concrete_function(examples).graph)
 
 
 def held_bytes(graph) -> int:
