@@ -46,6 +46,10 @@ def same(a, b, tolerance: float, what: str, relative: float = 0) -> "Difference"
         finite_number("tolerance", tolerance),
         finite_number("relative", relative),
     )
+    if isinstance(a, dict) and isinstance(b, dict) and {*a} != {*b}:
+        raise AssertionError(
+            f"{what}: ✗ names {', '.join(map(str, a))} and {', '.join(map(str, b))}"
+        )
     (names, a), (_, b) = _named(a), _named(b, like=a)
     shapes, types = (
         [[str(getattr(x, kind)) for x in y] for y in (a, b)]
@@ -118,7 +122,8 @@ def _difference(x, y, relative):
     import numpy as np
 
     exact = x.dtype.kind in "iub" and y.dtype.kind in "iub"
-    x, y = (array.astype(object if exact else float) for array in (x, y))
+    kind = complex if "c" in (x.dtype.kind, y.dtype.kind) else float
+    x, y = (array.astype(object if exact else kind) for array in (x, y))
     with np.errstate(invalid="ignore"):  # inf - inf
         apart = np.abs(np.where(x == y, 0, x - y))
         if relative:

@@ -181,3 +181,12 @@ def test_a_tolerance_that_was_not_measured_here_stops_nobody(capsys, monkeypatch
     for wrong, tolerance in ((1.001, 1e-5), (np.nan, 1e-5), (1.1, 0)):
         with pytest.raises(AssertionError, match="✗ max"):
             proofs.same(1.0, wrong, tolerance, "a = b")
+
+
+def test_complex_numbers_and_names_are_compared():
+    with pytest.raises(AssertionError, match=r"x: ✗ max .Δ. = 4, which is not ≤ 0.1"):
+        proofs.same(np.array([1 + 1j]), np.array([1 + 5j]), 0.1, "x")
+    assert proofs.same(np.array([1 + 1j]), np.array([1 + 1j]), 0, "x") == 0
+    with pytest.raises(AssertionError, match=r"x: ✗ names a and b$"):
+        proofs.same({"a": 1.0}, {"b": 1.0}, 0, "x")
+    assert proofs.same({"a": 1.0, "b": 2.0}, {"b": 2.0, "a": 1.0}, 0, "x") == 0
