@@ -6,6 +6,7 @@ import io
 import linecache
 import multiprocessing
 import os
+import pathlib
 import pickle
 import signal
 import socket
@@ -26,7 +27,7 @@ FIRST_LINES, LAST_LINES = 5, 2
 
 
 def work(
-    call: bytes,
+    call: bytes | pathlib.Path,
     output: Connection,
     result: Connection,
     port: socket.socket,
@@ -37,7 +38,8 @@ def work(
     After an exception leave at once, so that the others notice.
 
     Args:
-        call: the packed sources of cells, the function, and its arguments.
+        call: the packed sources of cells, the function, and its arguments; or a file
+            with them.
         output: what is printed goes here.
         result: takes pickled messages (see `packing.send`): ("begun", None); then
             ("returned", None) and the packed value, or ("raised", (type, first line,
@@ -66,7 +68,8 @@ def work(
         send(result.fileno(), pickle.dumps((kind, details)))
 
     try:
-        cells, function, arguments = pickle.loads(call)
+        packed = call if isinstance(call, bytes) else call.read_bytes()
+        cells, function, arguments = pickle.loads(packed)
         linecache.cache.update(cells)
         tell("begun")
         value = _packed(function(*arguments))

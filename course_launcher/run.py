@@ -11,6 +11,7 @@ import ctypes
 import dataclasses
 import multiprocessing
 import os
+import pathlib
 import pickle
 import re
 import signal
@@ -229,6 +230,12 @@ def _attempt(job, notebook, method, attempt, deadline):
             )
             notebook.tell("folder", folder)
             own_folders = [tempfile.mkdtemp(dir=folder) for _ in job.names]
+            call = job.call
+            if method == "spawn":
+                # In the pipe to a fresh interpreter, one that dies before it has read
+                # everything would hold up this process.
+                call = pathlib.Path(folder, "call")
+                call.write_bytes(job.call)
         except OSError as problem:
             raise CannotWrite(problem.strerror) from problem
         ports = stack.enter_context(reserved_ports(len(job.names)))
@@ -243,7 +250,7 @@ def _attempt(job, notebook, method, attempt, deadline):
                 prefix = f"[{index}] "
             worker = Worker(name, prefix, env, notebook)
             try:
-                worker.start(method, job.call, ports[index])
+                worker.start(method, call, ports[index])
             except OSError as problem:
                 raise CannotStart(problem.strerror) from problem
             workers.append(worker)
@@ -301,7 +308,9 @@ class Worker:
         self.open = {}
         self.process: Any = None
 
-    def start(self, method: str, call: bytes, port: socket.socket) -> None:
+    def start(
+        self, method: str, call: bytes | pathlib.Path, port: socket.socket
+    ) -> None:
         """Start the process; raise OSError where the system refuses it."""
         self.output, output = multiprocessing.Pipe(duplex=False)
         self.result, result = multiprocessing.Pipe(duplex=False)

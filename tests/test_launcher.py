@@ -631,6 +631,61 @@ def test_killed_during_start_up():
         assert run_on_workers(index, restarts=1, env={"PYTHONPATH": folder}) == [0, 1]
 
 
+def test_killed_before_it_has_read_its_call():
+    """A large one, in a fresh interpreter: the run hears of the death at once, and is not held up by a full pipe."""
+    code = "import os, signal\nos.kill(os.getpid(), signal.SIGKILL)\n"
+    begin = time.monotonic()
+    with tempfile.TemporaryDirectory() as folder:
+        pathlib.Path(folder, "sitecustomize.py").write_text(code)
+        with pytest.raises(WorkerError, match="was killed by SIGKILL"):
+            run_on_workers(len, bytes(2**22), env={"PYTHONPATH": folder})
+    assert time.monotonic() - begin < workers.SILENCE
+
+
+def test_no_port_is_left():
+    """Each worker listens on its own port, as TensorFlow does; after the run nobody does, whatever ended it."""
+
+    def listens(then):
+        import socket
+
+        port = int(json.loads(os.environ["TF_CONFIG"])["cluster"]["worker"][index()].split(":")[1])
+        server = socket.socket()
+        server.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        server.bind(("", port))
+        server.listen()
+        print("port", port, flush=True)
+        then()
+        return port
+
+    def last():
+        if index():
+            die()
+
+    assert all(map(bound, run_on_workers(listens, lambda: None)))
+    for then in last, lambda: 1 / 0:
+        with pytest.raises(WorkerError) as error:
+            run_on_workers(listens, then)
+        logs = [line for outcome in error.value.outcomes for line in outcome.log]
+        ports = [int(line.split()[1]) for line in logs if line.startswith("port ")]
+        assert ports and all(map(bound, ports))
+
+
+@linux
+def test_a_forked_run_starts_in_a_fraction_of_what_importing_takes():
+    """Medians of runs in turn, in processor time of the workers alone: other processes do not count."""
+
+    def seconds():
+        import keras  # noqa: F401
+
+        return time.process_time()
+
+    forked, fresh = [], []
+    for _ in range(3):
+        forked.append(max(run_on_workers(seconds)))
+        fresh.append(max(run_on_workers(seconds, env=lambda index: {"OMP_NUM_THREADS": index + 1})))
+    assert sorted(forked)[1] < sorted(fresh)[1] / 4
+
+
 @pytest.mark.parametrize("session", [False, True])
 def test_what_the_workers_started_ends_with_them(tmp_path, session):
     if session and sys.platform != "linux":
