@@ -106,22 +106,3 @@ def sum_over_workers(function, run=None):
             f"{answer}."
         )
     return ""
-
-
-@exercise("Exercise 4")
-def still_to_come(function):
-    """Check exercise 4: `function(epoch, epochs, done)` is the data set of the batches
-    left after `done` steps.
-    """
-    import tensorflow as tf
-
-    for steps, epochs, done in (4, 3, 0), (4, 3, 5), (5, 2, 5), (3, 4, 11), (3, 2, 6):
-        rest = function(tf.data.Dataset.range(steps), epochs, done)
-        answer = [int(batch) for batch in rest.take(steps * epochs + 1)]
-        right = (list(range(steps)) * epochs)[done:]
-        if answer != right:
-            return (
-                f"{epochs} epochs of batches {list(range(steps))}, stopped after "
-                f"{done} steps: {right} is left, and you return {answer}."
-            )
-    return ""

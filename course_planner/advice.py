@@ -3,6 +3,7 @@ of `parallelism`.
 """
 
 import bisect
+import contextlib
 import math
 import textwrap
 from dataclasses import dataclass, replace
@@ -71,6 +72,8 @@ class Machine:
         for name in "memory", "bandwidth_inside", "bandwidth_between":
             finite_number(name, getattr(self, name), 1)
         if isinstance(self.flops, dict):
+            if not self.flops:
+                raise ValueError("flops={}: must be a number, or name a peak or more")
             for name, peak in self.flops.items():
                 one_of("flops", name, FORMATS["float32"] + FORMATS["mixed_float16"])
                 finite_number(f"flops[{name!r}]", peak, 1)
@@ -86,6 +89,12 @@ class Machine:
     def devices(self) -> int:
         """Return all of them."""
         return self.hosts * self.devices_per_host
+
+    def has(self, precision: str) -> bool:
+        """Return whether its peak in this precision is known."""
+        if not isinstance(self.flops, dict):
+            return True
+        return any(name in self.flops for name in FORMATS[precision])
 
     def peak(self, precision: str = "float32") -> float:
         """Return the FLOP/s of one device, at most, in one of PRECISIONS."""
@@ -116,7 +125,7 @@ class Machine:
 
         utilization: the share of the peak that is reached while they multiply.
         """
-        finite_number("utilization", utilization, 0, 1)
+        finite_number("utilization", utilization, 0.01, 1)
         inside = plan.tensor
         return Rates(
             flops_per_second=utilization * self.peak(plan.precision),
@@ -290,8 +299,9 @@ def recommend(  # noqa: PLR0913
     if examples is not None:
         examples = whole_number("examples", examples, 1)
     base = Plan(layers, global_batch_size, optimizer=optimizer, precision=precision)
-    memory_budget = machine.memory * finite_number("headroom", headroom, 0, 1)
-    finite_number("utilization", utilization, 0, 1)
+    memory_budget = machine.memory * finite_number("headroom", headroom, 0.01, 1)
+    finite_number("utilization", utilization, 0.01, 1)
+    machine.peak(base.precision)  # raises where it is not known
     search = _Search(base, machine, memory_budget, utilization, examples)
     on_one = search.fitting("one device", 1)
     counts = [
@@ -318,7 +328,7 @@ def recommend(  # noqa: PLR0913
         "nothing fits",
         None,
         examples=examples,
-        reasons=tuple(reasons),
+        reasons=(*reasons, *search.product()),
         left_out=_left_out(layers),
     )
 
@@ -338,7 +348,7 @@ class _Search:
         self.base, self.machine = base, machine
         self.memory_budget, self.utilization = memory_budget, utilization
         self.examples = examples
-        self.ways = list(_training_variants(base))
+        self.ways = [way for way in _training_variants(base) if machine.has(way[2])]
 
     def fastest(self, parallelism, counts):
         """Return the fastest plan of this kind, of those that fit on one of these
@@ -358,7 +368,7 @@ class _Search:
             return None
         changes, plan = found
         step = plan.step_time(self.machine.rates(plan, self.utilization))
-        on_one = replace(plan, data=1, tensor=1, pipeline=1, zero=0)
+        on_one = replace(plan, data=1, tensor=1, pipeline=1, zero=0, micro_batches=1)
         if parallelism == "pipeline parallel":
             on_one = replace(on_one, cuts=None)
         one = on_one.step_time(self.machine.rates(on_one, self.utilization))
@@ -375,7 +385,7 @@ class _Search:
             efficiency=one.total / step.total / devices,
             examples=self.examples,
             cost=price and price / 3600 * seconds,
-            left_out=_left_out(plan.layers),
+            left_out=_left_out(plan.layers, plan.largest_memory().total),
         )
 
     def fitting_plan(self, parallelism, devices):
@@ -389,6 +399,8 @@ class _Search:
                 return None
             if not plan.cuts_evenly():
                 return None
+            if parallelism == "pipeline parallel":
+                plan, changes = self.in_micro_batches(plan, changes)
             parts = self.accumulation_steps(plan)
             if parts is None:
                 continue
@@ -398,6 +410,60 @@ class _Search:
             return changes, replace(plan, accumulation_steps=parts)
         return None
 
+    def in_micro_batches(self, plan, changes):
+        """Return a pipeline's plan and changes with micro-batches, up to eight for each
+        stage, so that stages wait little.
+        """
+        batch = plan.global_batch_size
+        most = max(n for n in _divisors(batch) if n <= 8 * plan.pipeline)
+        if most == 1:
+            return plan, changes
+        words = f"cut the batch into {most:,} micro-batches"
+        return replace(plan, micro_batches=most), (words, *changes)
+
+    def product(self):
+        """Return a sentence, in a list, if a product of several kinds would fit."""
+        machine, found = self.machine, []
+        for _, costs, precision in self.ways:
+            base = replace(self.base, layers=costs, precision=precision)
+            for ways in self.products():
+                with contextlib.suppress(ValueError):
+                    plan = replace(base, **ways)
+                    size = plan.largest_memory().total + plan.at_work()
+                    if plan.cuts_evenly() and size <= self.memory_budget:
+                        rates = machine.rates(plan, self.utilization)
+                        found.append((plan.step_time(rates).total, ways))
+            if found:
+                break
+        if not found:
+            return []
+        seconds, ways = min(found, key=lambda one: one[0])
+        rate = self.base.global_batch_size / seconds
+        words = " x ".join(
+            f"{name.replace('zero', 'ZeRO')} {n}"
+            for name, n in ways.items()
+            if n > 1 and name != "micro_batches"
+        )
+        return [
+            f"No single kind fits. {words} would, in {ways['micro_batches']:,} "
+            f"micro-batches, at {rate:.3g} examples/s: no class of Keras or TensorFlow "
+            "trains so."
+        ]
+
+    def products(self):
+        """Yield what Plan takes for all devices of the machine, in several kinds."""
+        have, batch = self.machine.devices, self.base.global_batch_size
+        for tensor in _divisors(self.machine.devices_per_host):
+            for pipeline in _divisors(have // tensor):
+                data = have // tensor // pipeline
+                if batch % data or sum(n > 1 for n in (tensor, pipeline, data)) < 2:
+                    continue
+                ways = {"data": data, "tensor": tensor, "pipeline": pipeline}
+                yield ways | {
+                    "zero": 1 if data > 1 else 0,
+                    "micro_batches": batch // data,
+                }
+
     def accumulation_steps(self, plan):
         """Return in how many equal parts a device must take its examples to fit; None
         if one at a time does not. An accumulator takes some of the memory itself.
@@ -405,7 +471,7 @@ class _Search:
 
         def fits(parts):
             held = replace(plan, accumulation_steps=parts).largest_memory()
-            return held.total <= self.memory_budget
+            return held.total + plan.at_work() <= self.memory_budget
 
         if fits(1):
             return 1
@@ -497,14 +563,17 @@ MIXED = "set Keras' policy mixed_bfloat16 (mixed_float16 on a T4)"
 
 def _training_variants(plan):
     """Yield (changes in words, layers, precision), from the least change on."""
-    if any(layer.recomputed for layer in plan.layers):  # that is done already
+    if any(layer.segment is not None for layer in plan.layers):  # that is done already
         yield (), plan.layers, plan.precision
         if plan.precision == "float32":
             yield (MIXED,), plan.layers, "mixed_bfloat16"
         return
     saving = checkpointed(plan.layers)
     mixed = (MIXED,)
-    again = ("recompute activations (keras.remat, a segment of layers each)",)
+    again = (
+        "recompute activations (keras.remat, a segment of layers each; on JAX it fails "
+        "around Dropout and BatchNormalization)",
+    )
     yield (), plan.layers, plan.precision
     if plan.precision == "float32":
         yield mixed, plan.layers, "mixed_bfloat16"
@@ -551,13 +620,14 @@ def _time(seconds):
     return f"{seconds:.3g} s" if seconds >= 1 else f"{1000 * seconds:.3g} ms"
 
 
-def _left_out(layers):
-    """Return what the arithmetic does not count, in words."""
+def _left_out(layers, held=math.inf):
+    """Return what the arithmetic does not count, in words. held: bytes that it does."""
     guessed = [layer.name for layer in layers if layer.guess]
-    left_out = (
-        "the input, what the framework keeps for itself, work space (on an H100, for a "
-        "small model: 0.2 GB at 128 examples, 4.4 GB at 8,192)"
-    )
+    left_out = "the input, what the framework keeps for itself, work space"
+    if held < GIB:  # where it may be more than all the rest
+        left_out += (
+            " (on an H100, for a small model: 0.2 GB at 128 examples, 4.4 GB at 8,192)"
+        )
     if not guessed:
         return (left_out,)
     names = ", ".join(guessed[:3])

@@ -15,14 +15,12 @@ from course_utils.arguments import one_of, whole_number
 from course_utils.words import counted
 
 TENSOR_PARALLEL_SPLITS = ("kernel", "attention", "elementwise", "whole", "view")
-ELEMENTWISE = (
-    "BatchNormalization",
+ELEMENTWISE = ("BatchNormalization", "PReLU")
+# they need all features, or have no use of a part
+WHOLE = (
     "LayerNormalization",
     "GroupNormalization",
     "RMSNormalization",
-    "PReLU",
-)
-WHOLE = (
     "Embedding",
     "ReversibleEmbedding",
     "Normalization",
@@ -83,7 +81,11 @@ class LayerCost:
         frozen: weights that are not trained, scalars.
         units: what tensor parallel cuts, as units, filters or heads; None: outputs.
         recomputed: values that are there for a moment, while the backward pass computes
-            them again (see `checkpointed`).
+            its segment again (see `checkpointed`).
+        segment: which one that is; None where nothing is computed again.
+        passes: how many times the forward FLOPs a step takes: 3 with the backward pass,
+            2 where only the gradient of the inputs is needed (a frozen layer), 1 before
+            the first trained layer; one more where it is computed again.
     """
 
     name: str
@@ -97,12 +99,22 @@ class LayerCost:
     frozen: int = 0
     units: int | None = None
     recomputed: int = 0
+    segment: int | None = None
+    passes: int = 3
 
     def __post_init__(self):
         one_of(f"kind of layer {self.name!r}", self.kind, TENSOR_PARALLEL_SPLITS)
         if self.kept is None:
             object.__setattr__(self, "kept", 0 if self.kind == "view" else self.outputs)
-        for field in ("parameters", "outputs", "flops", "kept", "frozen", "recomputed"):
+        for field in (
+            "parameters",
+            "outputs",
+            "flops",
+            "kept",
+            "frozen",
+            "recomputed",
+            "passes",
+        ):
             value = whole_number(
                 f"{field} of layer {self.name!r}", getattr(self, field)
             )
@@ -165,8 +177,13 @@ def layer_costs(model, input_shape: tuple | list | None = None) -> list[LayerCos
             )
         )
         producer_of |= {id(value): len(costs) - 1 for value in new}
-    kept = _kept([call for call, _ in calls], costs)
-    costs = [replace(cost, kept=own) for cost, own in zip(costs, kept, strict=True)]
+    every = [call for call, _ in calls]
+    trained = _are_trained(every, costs)
+    kept, passes = _kept(every, costs, trained), _passes(every, trained)
+    costs = [
+        replace(cost, kept=own, passes=often)
+        for cost, own, often in zip(costs, kept, passes, strict=True)
+    ]
     if not costs:
         raise ValueError(f"model={model.name!r}: has no layers")
     # The reader's own weights, outside of the layers that compute.
@@ -200,28 +217,45 @@ def _producers(layer_inputs, producer_of, count):
     return None if known and made == before else tuple(sorted(made))
 
 
-def _kept(calls, costs):
+def _are_trained(calls, costs):
+    """Return, for each layer, whether it or one before it has trained weights: before
+    the first one there is no backward pass.
+    """
+    trained = []
+    for index, call in enumerate(calls):
+        # where it is not known what a layer takes, it may be of any earlier one
+        sources = _sources(costs, index) or range(index)
+        before = any(trained[source] for source in sources)
+        trained.append(bool(_weights(call.layer)) or before)
+    return trained
+
+
+def _passes(calls, trained):
+    """Return how many times its forward FLOPs each layer takes in a step."""
+    found = []
+    for call, is_trained in zip(calls, trained, strict=True):
+        frozen = not _weights(call.layer) and getattr(call.layer, "weights", [])
+        found.append(1 if not is_trained else 2 if frozen else 3)
+    return found
+
+
+def _kept(calls, costs, trained):
     """Return how many values of each layer the backward pass takes again.
 
     An output is kept if its layer's own backward pass reads it, or that of a layer that
     takes it; a view's is the memory of what it views. What the model puts out is read
-    by the loss. Before the first layer with trained weights there is no backward pass.
+    by the loss.
     """
     every = [_sources(costs, index) for index in range(len(costs))]
     taken = {source for sources in every for source in sources}
     reads = set(range(len(costs))) - taken
-    inside, trained = [], []
+    inside = []
     for index, call in enumerate(calls):
-        layer = call.layer
-        has_weights = bool(_weights(layer))
-        # where it is not known what a layer takes, it may be of any earlier one
-        sources = every[index] or range(index)
-        trained.append(has_weights or any(trained[source] for source in sources))
-        reads_inputs, reads_outputs, more = _reads(layer, call.inputs, call.outputs)
-        if costs[index].kind == "kernel" and not has_weights:
-            reads_inputs = (
-                False  # the gradient of a frozen kernel's input needs it alone
-            )
+        reads_inputs, reads_outputs, more = _reads(
+            call.layer, call.inputs, call.outputs
+        )
+        if costs[index].kind == "kernel" and not _weights(call.layer):
+            reads_inputs = False  # a frozen kernel's input: its gradient needs it alone
         if not trained[index]:
             reads_inputs = reads_outputs = False
             more = 0
@@ -264,16 +298,18 @@ def _reads(layer, layer_inputs, layer_outputs):
     if name.lower() in READ_OUTPUTS:
         return False, True, 0
     activation = getattr(getattr(layer, "activation", None), "__name__", "linear")
+    of_outputs, is_linear = activation in READ_OUTPUTS, activation == "linear"
     if name == "Activation":
-        of_outputs = activation in READ_OUTPUTS
-        return activation != "linear" and not of_outputs, of_outputs, 0
-    if activation in READ_OUTPUTS:
-        return True, True, 0
-    if activation != "linear":  # it reads what comes before it
-        return True, False, outputs
+        return not (is_linear or of_outputs), of_outputs, 0
+    more = 0
+    if name.startswith("SeparableConv"):  # what the first of its two kernels gave
+        first = math.prod(layer.depthwise_kernel.shape[-2:])
+        more = first * math.prod(layer_outputs[0].shape[1:-1])
+    if not is_linear:  # it reads what it gave, or what came before it
+        return True, of_outputs, more + outputs * (not of_outputs)
     pools = name.startswith(("MaxPooling", "GlobalMaxPooling"))
     unknown = not getattr(layer, "weights", []) and name not in ("Multiply", "Matmul")
-    return True, pools or unknown, 0
+    return True, pools or unknown, more
 
 
 def _inside_attention(layer, layer_inputs):
@@ -290,14 +326,21 @@ def _inside_attention(layer, layer_inputs):
 
 def _inside_recurrence(layer, layer_inputs, layer_outputs):
     """Return how many values a recurrent layer keeps of all its time steps; of cells
-    that are not Keras' own, those of an LSTM's.
+    that are not Keras' own, as many as an LSTM's.
     """
     steps = layer_inputs[0].shape[1]
-    state = math.prod(layer_outputs[0].shape[1:])
-    if getattr(layer, "return_sequences", False):
-        state //= steps
     inputs = math.prod(layer_inputs[0].shape[1:])
-    return inputs + steps * state * KEPT_A_STEP.get(_kind_of(layer), 7)
+    if _kind_of(layer).startswith("Conv"):
+        first = 2 if layer.return_sequences else 1
+        state = math.prod(layer_outputs[0].shape[first:])
+        return inputs + steps * state * KEPT_A_STEP["LSTM"]
+    cell = getattr(layer, "cell", None)
+    values = 0
+    for one in getattr(cell, "cells", [cell]):
+        kind = _kind_of(one).removesuffix("Cell")
+        units = getattr(one, "units", layer_outputs[0].shape[-1])
+        values += units * KEPT_A_STEP.get(kind, KEPT_A_STEP["LSTM"])
+    return inputs + steps * values
 
 
 def _scalars(weights):
@@ -307,7 +350,8 @@ def _scalars(weights):
 def _units(layer):
     """Return what tensor parallel cuts of a layer; None where it is not known."""
     if _kind_of(layer) in ATTENTION:
-        return _dense(layer, "query").kernel.shape[-2]  # heads
+        heads = (_dense(layer, part).kernel.shape[-2] for part in ("query", "value"))
+        return math.gcd(*heads)  # with fewer heads of keys and values
     for name in "units", "filters":
         if isinstance(getattr(layer, name, None), int):
             return getattr(layer, name)
@@ -589,7 +633,7 @@ def _work(layer, layer_inputs, layer_outputs):
         queries, values = layer_inputs[0].shape, layer_inputs[1].shape
         sizes = queries[-1] + values[-1]
         flops = 2 * math.prod(queries[1:-1]) * values[-2] * sizes
-        return flops, "elementwise", False
+        return flops, "whole", False
     if name in RECURRENT:
         return _recurrence(layer, layer_inputs, layer_outputs)
     if name == "ReversibleEmbedding" and len(layer_inputs[0].shape) == 3:
@@ -597,7 +641,9 @@ def _work(layer, layer_inputs, layer_outputs):
         return 2 * outputs * layer_inputs[0].shape[-1], "whole", False
     flops = _kernel_flops(layer, bases, layer_inputs, outputs)
     if flops is not None:
-        return flops, "kernel", False
+        # a depthwise kernel leaves each channel to itself
+        apart = "BaseDepthwiseConv" in bases
+        return flops, "elementwise" if apart else "kernel", False
     if not _weights(layer) or name in (*ELEMENTWISE, *WHOLE):
         kind = "view" if name in VIEWS else "whole" if name in WHOLE else "elementwise"
         return 0, kind, False
@@ -608,11 +654,11 @@ def _product(layer, layer_inputs, outputs):
     """Return the work of an operation that multiplies tensors."""
     shapes = [tuple(value.shape) for value in layer_inputs]
     if len(shapes) != 2:
-        return 0, "elementwise", len(shapes) > 2
+        return 0, "whole", len(shapes) > 2
     if type(layer).__name__ == "Einsum":
         flops = einsum_flops(layer.subscripts, shapes) // (shapes[0][0] or 1)
-        return flops, "elementwise", False
-    return 2 * outputs * shapes[0][-1], "elementwise", False
+        return flops, "whole", False
+    return 2 * outputs * shapes[0][-1], "whole", False
 
 
 def _kernel_flops(layer, bases, layer_inputs, outputs):
@@ -713,9 +759,9 @@ def checkpointed(
         ValueError: for nonsense.
     """
     check_layers(layers)
-    crossing = _crossing(layers)
+    last_uses = _last_uses(layers)
     if segments is None:
-        edges = _edges_of_least_peak(layers, crossing)
+        edges = _edges_of_least_peak(layers, last_uses)
     else:
         count = len(layers)
         segments = whole_number("segments", segments, 1, count, "the number of layers")
@@ -724,50 +770,43 @@ def checkpointed(
         for index in range(segments):
             edges.append(edges[-1] + each + (index < more))
     saving = []
-    for first, after in itertools.pairwise(edges):
+    for segment, (first, after) in enumerate(itertools.pairwise(edges)):
         run = layers[first:after]
-        inside = sum(layer.kept or 0 for layer in run)
-        kept = min(crossing[after - 1], inside)  # a view alone keeps nothing
+        crossing = sum(
+            layer.outputs
+            for index, layer in enumerate(run, first)
+            if last_uses[index] >= after
+        )
+        kept = min(crossing, sum(layer.kept or 0 for layer in run))  # a view: nothing
         for index, layer in enumerate(run, first):
-            last = index == after - 1
             saving.append(
                 replace(
                     layer,
-                    flops=math.ceil(4 * layer.flops / 3),
-                    kept=kept if last else 0,
-                    recomputed=inside - kept if last else 0,
+                    kept=kept if index == after - 1 else 0,
+                    recomputed=layer.kept or 0,
+                    segment=segment,
+                    passes=layer.passes + 1,
                 )
             )
     return saving
 
 
-def _crossing(layers):
-    """Return, for each layer, how many values of it and the ones before are needed
-    after it; of the last one, its outputs.
+def _last_uses(layers):
+    """Return, for each layer, the index of the last layer that takes its outputs; of
+    those that none takes, the number of layers.
     """
-    last_use = list(range(len(layers)))
-    for index, layer in enumerate(layers):
-        sources = layer.inputs if layer.inputs is not None else (index - 1,)
-        for source in sources:
-            if source >= 0:
-                last_use[source] = max(last_use[source], index)
-    alive, found, ends = 0, [], {}
-    for index, layer in enumerate(layers):
-        alive += layer.outputs
-        ends.setdefault(last_use[index], []).append(layer.outputs)
-        # what this layer takes for the last time is not needed after it
-        own = layer.outputs if last_use[index] == index else 0
-        alive -= sum(ends.pop(index, [])) - own
-        found.append(alive)
-        alive -= own
-    return found
+    last_uses = [len(layers)] * len(layers)
+    for index in range(len(layers)):
+        for source in _sources(layers, index):
+            last_uses[source] = index
+    return last_uses
 
 
 LIMITS = 48
 """How many sizes of the largest segment are tried, of those that there are."""
 
 
-def _edges_of_least_peak(layers, crossing):
+def _edges_of_least_peak(layers, last_uses):
     """Return where segments begin, so that what is kept and the largest one together
     are least.
 
@@ -775,13 +814,16 @@ def _edges_of_least_peak(layers, crossing):
     programming.
     """
     sizes = [layer.kept or 0 for layer in layers]
+    outputs = [layer.outputs for layer in layers]
     best, least = [0, len(layers)], math.inf
     for limit in _limits(sizes):
-        edges = _fewest_kept(sizes, crossing, limit)
+        edges = _fewest_kept(sizes, outputs, last_uses, limit)
         kept = largest = 0
         for first, after in itertools.pairwise(edges):
             inside = sum(sizes[first:after])
-            cut = min(crossing[after - 1], inside)
+            run = range(first, after)
+            crossing = sum(outputs[one] for one in run if last_uses[one] >= after)
+            cut = min(crossing, inside)
             kept, largest = kept + cut, max(largest, inside - cut)
         if kept + largest < least:
             least, best = kept + largest, edges
@@ -802,16 +844,17 @@ def _limits(sizes):
     return [found[step * (len(found) - 1) // (LIMITS - 1)] for step in range(LIMITS)]
 
 
-def _fewest_kept(sizes, crossing, limit):
+def _fewest_kept(sizes, outputs, last_uses, limit):
     """Return where segments of at most `limit` values begin that keep least."""
     cheapest, before = [0.0], [0]
     for after in range(1, len(sizes) + 1):
-        inside, choice = 0, (math.inf, 0)
+        inside, crossing, choice = 0, 0, (math.inf, 0)
         for first in range(after - 1, -1, -1):
             inside += sizes[first]
             if inside > limit:
                 break
-            cut = min(crossing[after - 1], inside)
+            crossing += outputs[first] * (last_uses[first] >= after)
+            cut = min(crossing, inside)
             choice = min(choice, (cheapest[first] + cut, first))
         cheapest.append(choice[0])
         before.append(choice[1])

@@ -27,10 +27,10 @@ PRECISIONS = {
     # Rajbhandari et al., 2020, section 3.1: 2 + 2 + 12 bytes with Adam
     "mixed, master copies": (2, 2, 2, 4),
 }
-READS_AND_WRITES = 6
-"""How often a step moves each layer's output through the device's memory: written and
-read forward; backward read again, and its gradient written, read and read. Fitted with
-`advice.STEP_START` and `advice.LAUNCH` on an H100 (see this package's README).
+READS_AND_WRITES = 2
+"""How often each pass (forward, and backward for two) moves a layer's output through
+the device's memory. Fitted with `advice.STEP_START` and `advice.LAUNCH` on an H100 (see
+this package's README).
 """
 
 
@@ -109,7 +109,8 @@ class StepTime:
         return self.communication / self.total
 
     def overlapped(self, buckets: int) -> float:
-        """Return the seconds of the step if gradients travel while others are computed.
+        """Return the seconds of the step if gradients travel while others are computed:
+        of data parallelism, where all that is sent are gradients.
 
         Each of `buckets` equal parts travels as soon as it is there, behind the rest of
         the backward pass, which is two thirds of `compute` (PyTorch's DDP: Li et al.,
@@ -315,13 +316,13 @@ class Plan:
         for index, layer in enumerate(self.layers):
             split = {states[source][1] for source in self._sources(index)} or {False}
             whole = layer.kind == "attention" or (
-                layer.kind == "whole" and layer.parameters
+                layer.kind == "whole" and (layer.parameters or layer.flops)
             )
             if len(split) > 1 or (True in split and whole):
                 raise ValueError(
                     "layers: tensor parallel leaves a part of an input on each device "
-                    f"where layer {layer.name!r} needs it whole: it needs a chain, or "
-                    "blocks of attention and two Dense layers"
+                    f"where layer {layer.name!r} needs it whole: such a layer must "
+                    "stand after two kernels (or four …), or after attention"
                 )
             (before,) = split
             turns = layer.kind == "kernel" and layer.parameters + layer.frozen > 0
@@ -334,18 +335,34 @@ class Plan:
         return inputs if inputs is not None else (index - 1,) if index else ()
 
     def cuts_evenly(self) -> bool:
-        """Return whether what tensor parallelism cuts has equal shares, as
-        keras.distribution needs.
+        """Return whether what is cut has equal shares, as keras.distribution needs.
 
-        Cut are heads, and the units of layers whose output is split; where units are
-        not known, they are a divisor of the outputs.
+        Tensor parallelism cuts heads, and the units of layers whose output is split;
+        where units are not known, they are a divisor of the outputs. zero 3 cuts any
+        axis of the weights, whose number must divide (of all but a tenth of them).
         """
         for layer, (_, after) in zip(self.layers, self.split, strict=True):
             is_cut = layer.kind == "attention" or (layer.kind == "kernel" and after)
             units = layer.units or layer.outputs
             if is_cut and layer.parameters and units % self.tensor:
                 return False
-        return True
+        if self.zero < 3:
+            return True
+        sizes = [layer.parameters + layer.frozen for layer in self.layers]
+        uneven = sum(size for size in sizes if size % self.data)
+        return 10 * uneven <= sum(sizes)
+
+    def at_work(self) -> int:
+        """Return the bytes of the largest layer's weights and gradients.
+
+        They are whole for a moment where zero 3 divides them (2: gradients); else 0.
+        """
+        weight, gradient, *_ = PRECISIONS[self.precision]
+        size = weight * (self.zero == 3) + gradient * (self.zero >= 2)
+        if not size:
+            return 0
+        largest = max(layer.parameters + layer.frozen for layer in self.layers)
+        return size * largest // self.tensor
 
     # What each device holds
 
@@ -418,19 +435,21 @@ class Plan:
 
     def _activations(self, stage, part):
         """Return the values that a part of a stage keeps of an example, and the most
-        that it computes again at once.
+        that it computes again at once, those that it keeps anyway left out.
         """
         first = self.edges[stage]
-        kept = most_recomputed = 0
+        kept, again = 0, {}
         if first:  # received
             kept = self._part(
                 self.layers[first - 1].outputs, self.split[first - 1][1], part
             )
         for layer, _, after in self._stage(stage):
-            kept += self._part(layer.kept, after, part)
-            recomputed = self._part(layer.recomputed, after, part)
-            most_recomputed = max(most_recomputed, recomputed)
-        return kept, most_recomputed
+            own = self._part(layer.kept, after, part)
+            kept += own
+            if layer.segment is not None:
+                inside = self._part(layer.recomputed, after, part) - own
+                again[layer.segment] = again.get(layer.segment, 0) + inside
+        return kept, max(0, *again.values(), 0)
 
     def _part(self, whole, is_divided, part):
         return share(whole, self.tensor, part) if is_divided else whole
@@ -485,14 +504,15 @@ class Plan:
         scatters, gathers = self._halves()
         gathered = trained + frozen * (self.zero == 3)
         scattered = scatters * half(trained, 1) * gradient
-        return self.accumulation_steps * (
-            scattered + gathers * half(gathered, 2) * weight
-        )
+        return scattered + gathers * half(gathered, 2) * weight
 
     def _halves(self):
-        """Return how many reduce-scatters and all-gathers ZeRO makes in a step."""
-        scatters = self.micro_batches if self.zero >= 2 else 1
-        return scatters, 2 * self.micro_batches if self.zero == 3 else 1
+        """Return how many reduce-scatters and all-gathers ZeRO makes in a step: new
+        weights are gathered once, and with zero 3 old ones for each part and pass.
+        """
+        parts = self.micro_batches * self.accumulation_steps
+        scatters = parts if self.zero >= 2 else self.accumulation_steps
+        return scatters, 2 * parts if self.zero == 3 else 1
 
     def _sums(self, stage):
         """Return the values of an example in each of tensor parallelism's sums in a
@@ -518,13 +538,14 @@ class Plan:
     def step_time(self, rates: Rates, algorithm: str = "ring") -> StepTime:
         """Return the seconds of one step; nothing overlaps in its `total`.
 
-        Compute: 3 x the forward FLOPs, as the backward pass takes about twice the
-        forward (Amodei & Hernandez, AI and Compute, 2018; Kaplan et al., 2020); where
-        `rates` have them, READS_AND_WRITES of each output's bytes at the memory's
-        bandwidth, a launch for each layer in each of three passes, and the start of the
-        step. Stages work at the same time on different micro-batches: the first passes
-        through all of them, then the slowest stage decides. One micro-batch leaves one
-        stage at work at a time (see bubble_fraction).
+        Compute: `passes` x the forward FLOPs of each layer, 3 for most, as the backward
+        pass takes about twice the forward (Amodei & Hernandez, AI and Compute, 2018;
+        Kaplan et al., 2020); where `rates` have them, for each pass READS_AND_WRITES of
+        its output's bytes at the memory's bandwidth and a launch; the bytes of the
+        update, and the start of the step. Stages work at the same time on different
+        micro-batches: the first passes through all of them, then the slowest stage
+        decides. One micro-batch leaves one stage at work at a time (see
+        bubble_fraction).
 
         Communication: b bytes take latency + b / bandwidth (the alpha-beta model:
         Hockney, 1994). An all-reduce of S bytes on N devices takes, by "ring",
@@ -547,23 +568,24 @@ class Plan:
             )
         stages = range(self.pipeline)
         busy = [self._computing(stage, rates) for stage in stages]
-        compute = self._through(busy) + rates.start
+        updating = self._updating(rates) / self.accumulation_steps  # once, not for each
+        compute = self._through(busy) + rates.start + updating
         bubble = self._through(busy) - self.micro_batches * sum(busy) / len(busy)
-        every = [
-            self._sending_between_stages(rates),
-            self._sending_gradients(rates, algorithm),
-        ]
         inside = [
             self._sending_inside_layers(stage, rates, algorithm) for stage in stages
         ]
-        every.append(tuple(map(self._through, zip(*inside, strict=True))))
-        latency, transfer, filling = map(sum, zip(*every, strict=True))
-        return StepTime(
-            *(
-                self.accumulation_steps * seconds
-                for seconds in (compute, latency, transfer, filling, bubble)
+        every = [
+            self._sending_between_stages(rates),
+            tuple(map(self._through, zip(*inside, strict=True))),
+        ]
+        parts = self.accumulation_steps
+        latency, transfer, filling = (
+            parts * sum(each) + gradients
+            for *each, gradients in zip(
+                *every, self._sending_gradients(rates, algorithm), strict=True
             )
         )
+        return StepTime(parts * compute, latency, transfer, filling, parts * bubble)
 
     def _through(self, seconds):
         """Return how long all micro-batches take through stages that need so long."""
@@ -571,16 +593,32 @@ class Plan:
 
     def _computing(self, stage, rates):
         """Return the seconds that a stage computes for one micro-batch."""
-        layers = [layer for layer, *_ in self._stage(stage)]
-        examples = self.examples / self.tensor
-        seconds = 3 * sum(layer.flops for layer in layers) * examples
-        seconds /= rates.flops_per_second
+        operations = moved = passes = 0
+        size = PRECISIONS[self.precision][2]
+        for layer, before, after in self._stage(stage):
+            divided = layer.kind in ("kernel", "attention") or before
+            work = layer.passes * layer.flops
+            operations += work / self.tensor if divided else work
+            outputs = 0 if layer.kind == "view" else layer.outputs
+            outputs *= READS_AND_WRITES * layer.passes * size
+            moved += outputs / self.tensor if after else outputs
+            passes += layer.passes
+        seconds = operations * self.examples / rates.flops_per_second
         if rates.memory_bandwidth:
-            values = sum(layer.outputs for layer in layers if layer.kind != "view")
-            size = PRECISIONS[self.precision][2]
-            moved = READS_AND_WRITES * values * size * examples
-            seconds += moved / rates.memory_bandwidth
-        return seconds + 3 * rates.launch * len(layers)
+            seconds += moved * self.examples / rates.memory_bandwidth
+        return seconds + rates.launch * passes
+
+    def _updating(self, rates):
+        """Return the seconds of moving what the fullest device holds of a model.
+
+        Weights are read in three passes and written, gradients written and read, the
+        optimizer's values read and written.
+        """
+        if not rates.memory_bandwidth:
+            return 0.0
+        held = self.largest_memory()
+        moved = 4 * held.weights + 2 * held.gradients + 2 * held.optimizer
+        return moved / rates.memory_bandwidth
 
     def _sending_inside_layers(self, stage, rates, algorithm):
         """Return (latency, transfer, filling) of a stage's sums of one micro-batch."""
@@ -618,9 +656,10 @@ class Plan:
         trained, frozen = max(stages, key=sum)
         if not self.zero:
             size = trained * gradient
-            return all_reduce_seconds(
+            seconds = all_reduce_seconds(
                 size, self.data, rates.bandwidth, rates, algorithm
             )
+            return tuple(self.accumulation_steps * each for each in seconds)
         scatters, gathers = self._halves()
         gathered = trained + frozen * (self.zero == 3)
         sent = scatters * trained * gradient + gathers * gathered * weight

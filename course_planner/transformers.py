@@ -52,9 +52,9 @@ def transformer(
     values = tokens * width
     pairs = LayerCost("attention", 0, values, 4 * tokens**2 * width, "elementwise")
     block = [
-        matrix("queries, keys, values", 3, 3, 4),
+        matrix("queries, keys, values", 3, 3, 3),
         pairs,
-        matrix("projection", 1, 1, 1),
+        matrix("projection", 1, 1, 2),
         matrix("up", 4, 4, 8),
         matrix("down", 4, 1, 2),
     ]

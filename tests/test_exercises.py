@@ -285,14 +285,6 @@ WRONG = {
         (lambda: [12.0], "they return [[12.0], [12.0]]."),
         (lambda: int("x"), "On the workers: every worker raised ValueError: invalid literal"),
     ],
-    "still_to_come": [
-        (lambda epoch, epochs, done: epoch.repeat(epochs), "[1, 2, 3, 0, 1, 2, 3] is left, and you return [0, 1, 2"),
-        (lambda epoch, epochs, done: epoch.repeat().skip(done), "and you return [0, 1, 2, 3, 0"),
-        (lambda epoch, epochs, done: epoch.skip(done).repeat(epochs), "stopped after 5 steps"),
-        (lambda epoch, epochs, done: epoch.repeat(epochs).take(done), "is left, and you return []"),
-        (lambda epoch, epochs, done: epoch.skip(done % 4).concatenate(epoch.repeat(epochs - done // 4 - 1)),
-            "2 epochs of batches [0, 1, 2, 3, 4], stopped after 5 steps"),
-    ],
     "fitting_batch": [
         (lambda wanted, cores: wanted, "100 examples on 8 cores are 12.5 for each, which is no multiple of 8."),
         (lambda wanted, cores: wanted // (8 * cores) * 8 * cores, "64 examples are fewer than the 100 wanted."),
@@ -347,7 +339,6 @@ RIGHT = {
         lambda losses, count: tf.cumsum(losses)[count - 1] / tf.cast(count, "float32"),
     ],
     "largest_so_far": [lambda losses: largest(losses, losses.dtype.min)],
-    "still_to_come": [lambda epoch, epochs, done: epoch.repeat(epochs).skip(done)],
 }
 
 
