@@ -222,7 +222,39 @@ def too_large(tmp_path, monkeypatch):
         tf.zeros([2**42])
 
 
+def restored_from_orbax(tmp_path, monkeypatch):
+    """Keras' own callback: load_weights restores, load_model does not, and says nothing."""
+    program = f"""
+import keras, numpy as np
+
+def build():
+    layers = [keras.Input((8,)), keras.layers.Dense(16, name="a"), keras.layers.Dense(1, name="b")]
+    model = keras.Sequential(layers, name="net")
+    model.compile("adam", "mse")
+    return model
+
+keras.utils.set_random_seed(1)
+model, folder = build(), {str(tmp_path / "saved")!r}
+x, y = np.random.randn(64, 8).astype("f"), np.random.randn(64, 1).astype("f")
+callback = keras.callbacks.OrbaxCheckpoint(folder, save_freq="epoch", save_on_background=False)
+model.fit(x, y, epochs=2, verbose=0, callbacks=[callback])
+other = build()
+other.load_weights(folder)
+same = all(np.array_equal(a, b) for a, b in zip(other.get_weights(), model.get_weights()))
+print("after load_weights:", "what was trained" if same else "something else")
+loaded = keras.saving.load_model(folder)
+same = any(np.array_equal(a, b) for a, b in zip(loaded.get_weights()[::2], model.get_weights()[::2]))
+print("after load_model:", "some of it" if same else "nothing of what was trained")
+"""
+    env = os.environ | {"KERAS_BACKEND": "jax", "JAX_PLATFORMS": "cpu"}
+    command = [sys.executable, "-W", "ignore", "-c", program]
+    said = subprocess.run(command, capture_output=True, text=True, timeout=300, env=env, cwd=tmp_path).stdout
+    assert "after load_weights: what was trained" in said, said
+    return said
+
+
 RAISERS = {
+    "after load_model:": restored_from_orbax,
     "RuntimeError: … cannot be installed": set_up,
     "RuntimeError: this kernel": set_up_in_a_clone,
     "TypeError: dataset() must return two": lambda *_: your_own_model.check_dataset(lambda size: batched()),
