@@ -551,6 +551,7 @@ def meet(place, backend, seconds):
             if reply.startswith(SAYS):
                 why = reply.removeprefix(SAYS)
                 raise SystemExit(f"train.py: the first worker says: {why}")
+            end_if_interrupted()
             if time.monotonic() > until:
                 raise SystemExit(f"train.py: {why_nobody_goes(reply, place, seconds)}")
             time.sleep(RETRY_SECONDS)
@@ -623,10 +624,14 @@ def read_line(connection, until):
     """
     line = b""
     while not line.endswith(b"\n") and len(line) < LONGEST_LINE:
-        connection.settimeout(max(0.1, until - time.monotonic()))
+        left = max(0.1, until - time.monotonic())
+        connection.settimeout(min(left, RETRY_SECONDS))
         try:
             more = connection.recv(1024)
         except TimeoutError:
+            end_if_interrupted()
+            if time.monotonic() < until:
+                continue
             if not line:
                 raise
             more = b""
@@ -652,6 +657,7 @@ class Reception:
             own = stack.enter_context(listen_at(self.place.workers[0]))
             own.settimeout(RETRY_SECONDS)
             while not self.complete():
+                end_if_interrupted()
                 if time.monotonic() > until:
                     self.end_all(self.who_is_missing(seconds))
                 # Who comes may also go again at once.
@@ -2650,8 +2656,7 @@ class Run:
 
         step: how many steps of this call of `fit` the epoch has made.
         """
-        if signal.SIGINT in SIGNALLED:  # raised where an exception is lost
-            raise KeyboardInterrupt
+        end_if_interrupted()
         done = self.steps_before + step
         now = time.monotonic()
         self.step_times.append(now)
@@ -2869,7 +2874,23 @@ def wants_logs_of_batches(callback):
 
 
 SIGNALLED = []
-"""The signals that have come since `listen_for_signals`."""
+"""The signals that have come since `listen_for_interrupts` and `listen_for_signals`."""
+
+
+def listen_for_interrupts():
+    """Note Ctrl-C, too, from now on: what it raises may be lost in a callback."""
+
+    def interrupt(number, frame):
+        SIGNALLED.append(number)
+        raise KeyboardInterrupt
+
+    signal.signal(signal.SIGINT, interrupt)
+
+
+def end_if_interrupted():
+    """Raise what Ctrl-C has raised, if that was lost."""
+    if signal.SIGINT in SIGNALLED:
+        raise KeyboardInterrupt
 
 
 def listen_for_signals():
@@ -2881,12 +2902,6 @@ def listen_for_signals():
     for name in SIGNALS:
         if hasattr(signal, name):  # Windows has no SIGUSR1
             signal.signal(getattr(signal, name), note)
-
-    def interrupt(number, frame):
-        SIGNALLED.append(number)
-        raise KeyboardInterrupt
-
-    signal.signal(signal.SIGINT, interrupt)
 
 
 def check_backend(wanted):
@@ -2930,6 +2945,7 @@ def train(options):
     kind = OnJax if options.backend == "jax" else OnTensorFlow
     if place.workers:
         known = " ".join(address for address in place.workers if address)
+        listen_for_interrupts()
         say(f"worker {place.index} waits for all {len(place.workers)}: {known}")
         meet(place, options.backend, options.wait_for_workers)
         # Should one of them be killed just now, the others would wait without end.
@@ -2937,6 +2953,7 @@ def train(options):
     backend = kind(place, options)
     faulthandler.cancel_dump_traceback_later()
     listen_for_signals()  # only now: jax.distributed listens for itself
+    listen_for_interrupts()
     with contextlib.ExitStack() as stack:
         lease = take_folder(options, backend, stack)
         restored = restore(options)
@@ -3078,6 +3095,7 @@ def train_with_local_workers(options, words):
                 variables["CUDA_VISIBLE_DEVICES"] = ",".join(own)
             workers.append(subprocess.Popen(command, env=os.environ | variables))
         listen_for_signals()
+        listen_for_interrupts()
         return wait_for_workers(workers)
     finally:
         for worker in workers:

@@ -959,8 +959,14 @@ def test_a_worker_that_comes_late_or_twice(folder):
     ends(start_worker(folder, 0, addresses), start_worker(folder, 1, addresses), others[1])
 
 
-def test_an_interrupt_while_it_waits(folder):
-    process = start_worker(folder, 0, free_addresses(2))
+@pytest.mark.parametrize("index", [0, 1])
+@pytest.mark.parametrize("lost", [False, True])
+def test_an_interrupt_while_it_waits(folder, index, lost):
+    """Also if Python loses what it raises, as it does in a callback of the collector of garbage."""
+    if lost:
+        noted = "        SIGNALLED.append(number)\n"
+        changed(folder, (noted + "        raise KeyboardInterrupt\n", noted))
+    process = start_worker(folder, index, free_addresses(2))
     while "waits for all 2" not in process.stdout.readline():
         assert process.poll() is None
     process.send_signal(signal.SIGINT)
