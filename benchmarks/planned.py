@@ -32,7 +32,7 @@ def costs_of_models() -> dict[str, list[planner.LayerCost]]:
 def speeds(costs) -> list[tuple[str, str, str, int, float, float]]:
     """Return (card, model, precision, batch, planned, measured) in examples/s."""
     rows = []
-    for card, name, precision, batch, measured in _stored("speed"):
+    for card, name, precision, batch, measured in stored_rows("speed"):
         plan = planner.Plan(costs[name], batch, precision=precision)
         step = plan.step_time(CARDS[card].rates(plan))
         rows.append((card, name, precision, batch, batch / step.total, measured))
@@ -42,7 +42,7 @@ def speeds(costs) -> list[tuple[str, str, str, int, float, float]]:
 def peaks(costs) -> list[tuple[str, str, str, int, float, float]]:
     """Return (card, model, precision, batch, planned, measured) in GB (10**9 bytes)."""
     rows = []
-    for card, name, precision, batch, measured in _stored("peak"):
+    for card, name, precision, batch, measured in stored_rows("peak"):
         plan = planner.Plan(costs[name], batch, precision=precision)
         rows.append(
             (card, name, precision, batch, plan.memory()[0].total / 1e9, measured)
@@ -50,7 +50,8 @@ def peaks(costs) -> list[tuple[str, str, str, int, float, float]]:
     return rows
 
 
-def _stored(kind) -> list[tuple[str, str, str, int, Any]]:
+def stored_rows(kind) -> list[tuple[str, str, str, int, Any]]:
+    """Return (card, model, precision, batch, measured); kind: "speed" or "peak"."""
     stored = json.loads(MEASURED.read_text(encoding="utf-8"))[kind]
     return [
         (card, name, precision, int(batch), measured)

@@ -2943,9 +2943,9 @@ def train(options):
     if options.backend == "jax" and (options.allow_cpu or not gpus):
         check_own_name(place.workers)
     kind = OnJax if options.backend == "jax" else OnTensorFlow
+    listen_for_interrupts()
     if place.workers:
         known = " ".join(address for address in place.workers if address)
-        listen_for_interrupts()
         say(f"worker {place.index} waits for all {len(place.workers)}: {known}")
         meet(place, options.backend, options.wait_for_workers)
         # Should one of them be killed just now, the others would wait without end.
@@ -2953,7 +2953,6 @@ def train(options):
     backend = kind(place, options)
     faulthandler.cancel_dump_traceback_later()
     listen_for_signals()  # only now: jax.distributed listens for itself
-    listen_for_interrupts()
     with contextlib.ExitStack() as stack:
         lease = take_folder(options, backend, stack)
         restored = restore(options)

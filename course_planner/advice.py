@@ -1,5 +1,5 @@
 """Which class of Keras or TensorFlow to train with, on which machine, by the arithmetic
-of `parallelism`.
+of `plans`.
 """
 
 import bisect
@@ -368,9 +368,8 @@ class _Search:
             return None
         changes, plan = found
         step = plan.step_time(self.machine.rates(plan, self.utilization))
+        held = plan.largest_memory()
         on_one = replace(plan, data=1, tensor=1, pipeline=1, zero=0, micro_batches=1)
-        if parallelism == "pipeline parallel":
-            on_one = replace(on_one, cuts=None)
         one = on_one.step_time(self.machine.rates(on_one, self.utilization))
         batch, price = plan.global_batch_size, self.machine.price_per_hour
         seconds = (self.examples or 1e6) / batch * step.total
@@ -379,13 +378,13 @@ class _Search:
             parallelism=parallelism,
             devices=devices,
             changes=changes,
-            memory=plan.largest_memory(),
+            memory=held,
             step=step,
             throughput=batch / step.total,
             efficiency=one.total / step.total / devices,
             examples=self.examples,
             cost=price and price / 3600 * seconds,
-            left_out=_left_out(plan.layers, plan.largest_memory().total),
+            left_out=_left_out(plan.layers, held.total),
         )
 
     def fitting_plan(self, parallelism, devices):
@@ -429,8 +428,7 @@ class _Search:
             for ways in self.products():
                 with contextlib.suppress(ValueError):
                     plan = replace(base, **ways)
-                    size = plan.largest_memory().total + plan.at_work()
-                    if plan.cuts_evenly() and size <= self.memory_budget:
+                    if plan.cuts_evenly() and self.fits(plan):
                         rates = machine.rates(plan, self.utilization)
                         found.append((plan.step_time(rates).total, ways))
             if found:
@@ -469,15 +467,19 @@ class _Search:
         if one at a time does not. An accumulator takes some of the memory itself.
         """
 
-        def fits(parts):
-            held = replace(plan, accumulation_steps=parts).largest_memory()
-            return held.total + plan.at_work() <= self.memory_budget
-
-        if fits(1):
+        if self.fits(plan):
             return 1
         divisors = _divisors(plan.examples)[1:]
-        at = bisect.bisect_left(divisors, True, key=fits)
+        at = bisect.bisect_left(
+            divisors,
+            True,
+            key=lambda parts: self.fits(replace(plan, accumulation_steps=parts)),
+        )
         return divisors[at] if at < len(divisors) else None
+
+    def fits(self, plan):
+        """Return whether the fullest device has room for it, and for what is whole."""
+        return plan.largest_memory().total + plan.at_work() <= self.memory_budget
 
     def why_one(self, counts):
         """Return why one device is enough, where there are more. counts: of devices
@@ -563,23 +565,17 @@ MIXED = "set Keras' policy mixed_bfloat16 (mixed_float16 on a T4)"
 
 def _training_variants(plan):
     """Yield (changes in words, layers, precision), from the least change on."""
-    if any(layer.segment is not None for layer in plan.layers):  # that is done already
-        yield (), plan.layers, plan.precision
-        if plan.precision == "float32":
-            yield (MIXED,), plan.layers, "mixed_bfloat16"
-        return
-    saving = checkpointed(plan.layers)
-    mixed = (MIXED,)
     again = (
         "recompute activations (keras.remat, a segment of layers each; on JAX it fails "
         "around Dropout and BatchNormalization)",
     )
-    yield (), plan.layers, plan.precision
-    if plan.precision == "float32":
-        yield mixed, plan.layers, "mixed_bfloat16"
-    yield again, saving, plan.precision
-    if plan.precision == "float32":
-        yield mixed + again, saving, "mixed_bfloat16"
+    ways: list[tuple[tuple, list]] = [((), plan.layers)]
+    if all(layer.segment is None for layer in plan.layers):  # it is not done already
+        ways.append((again, checkpointed(plan.layers)))
+    for changes, layers in ways:
+        yield changes, layers, plan.precision
+        if plan.precision == "float32":
+            yield (MIXED, *changes), layers, "mixed_bfloat16"
 
 
 def _divisors(number):

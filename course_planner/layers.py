@@ -128,8 +128,8 @@ def layer_costs(model, input_shape: tuple | list | None = None) -> list[LayerCos
     Parameters are trainable scalars, each counted once. FLOPs are 2 for each
     multiply-add of the forward pass, without biases and activation functions;
     attention's two products with the sequence lengths; 0 for embeddings, normalization
-    and layers without weights. A layer of the reader's own that has weights is counted
-    by these, 2 each: a guess, and marked so.
+    and layers without weights. Of a layer of the reader's own they are the products in
+    the graph of a call; where that hides them, 2 for each weight: a guess, and marked.
 
     Args:
         model: Sequential, functional (nested, with skips, several inputs or outputs,
@@ -224,7 +224,7 @@ def _are_trained(calls, costs):
     trained = []
     for index, call in enumerate(calls):
         # where it is not known what a layer takes, it may be of any earlier one
-        sources = _sources(costs, index) or range(index)
+        sources = sources_of(costs, index) or range(index)
         before = any(trained[source] for source in sources)
         trained.append(bool(_weights(call.layer)) or before)
     return trained
@@ -246,7 +246,7 @@ def _kept(calls, costs, trained):
     takes it; a view's is the memory of what it views. What the model puts out is read
     by the loss.
     """
-    every = [_sources(costs, index) for index in range(len(costs))]
+    every = [sources_of(costs, index) for index in range(len(costs))]
     taken = {source for sources in every for source in sources}
     reads = set(range(len(costs))) - taken
     inside = []
@@ -273,9 +273,9 @@ def _kept(calls, costs, trained):
     ]
 
 
-def _sources(costs, index):
+def sources_of(layers: list[LayerCost], index: int) -> tuple[int, ...]:
     """Return the indices of the layers whose outputs this layer takes."""
-    inputs = costs[index].inputs
+    inputs = layers[index].inputs
     return inputs if inputs is not None else (index - 1,) if index else ()
 
 
@@ -418,7 +418,7 @@ class _Call:
     outputs: list
     inside: list
 
-    @property
+    @functools.cached_property
     def inputs(self):
         """Return the tensors given, queries before values before masks."""
         positional, named = self.arguments
@@ -430,7 +430,13 @@ class _Call:
             given = self.arguments
         return _tensors(given)
 
-    @property
+    @functools.cached_property
+    def own_weights(self):
+        """Return the trained weights that no layer within this one has."""
+        inner = {id(weight) for one in self.inside for weight in _weights(one.layer)}
+        return [one for one in _weights(self.layer) if id(one) not in inner]
+
+    @functools.cached_property
     def own_outputs(self):
         """Return the outputs that no layer within this one has given."""
         inner = {id(value) for one in self.inside for value in one.outputs}
@@ -478,11 +484,9 @@ def _trace_calls(model, example):
             outputs = call(layer, *args, **named)
         finally:
             stack.pop()
-        inside = calls[before:]
-        inner = {id(weight) for one in inside for weight in _weights(one.layer)}
-        has_own = any(id(weight) not in inner for weight in _weights(layer))
-        if not inside or has_own or _is_own(layer):
-            calls.append(_Call(layer, (args, named), _tensors(outputs), inside))
+        made = _Call(layer, (args, named), _tensors(outputs), calls[before:])
+        if not made.inside or made.own_weights or _is_own(layer):
+            calls.append(made)
         return outputs
 
     def watching(plain):
@@ -564,25 +568,18 @@ def _with_work(calls):
     """
     work, kept = {}, []
     for call in calls:
-        own = _weights_besides(call)
         if _is_own(call.layer):
             inside = sum(work[id(one)][0] for one in call.inside if id(one) in work)
-            found = _own_work(call, inside, own)
+            found = _own_work(call, inside)
         else:
             found = _work(call.layer, call.inputs, call.outputs)
         work[id(call)] = found
-        if found[0] or found[2] or own or call.own_outputs:
+        if found[0] or found[2] or call.own_weights or call.own_outputs:
             kept.append((call, found))
     return kept
 
 
-def _weights_besides(call):
-    """Return the trained weights that no layer within this one has."""
-    inner = {id(one) for inside in call.inside for one in _weights(inside.layer)}
-    return [one for one in _weights(call.layer) if id(one) not in inner]
-
-
-def _own_work(call, inside, own):
+def _own_work(call, inside):
     """Return the work of a layer of the reader's own, besides its layers' `inside`.
 
     Its products are read off the graph of a call; where that cannot be read, 2 for each
@@ -590,17 +587,16 @@ def _own_work(call, inside, own):
     """
     import keras
 
-    positional, named = call.arguments
-    leaves = keras.tree.flatten((positional, named))
+    own = call.own_weights
+    leaves = keras.tree.flatten(call.arguments)
     at = [index for index, leaf in enumerate(leaves) if hasattr(leaf, "shape")]
 
     def computed(*tensors):
         given = list(leaves)
         for index, tensor in zip(at, tensors, strict=True):
             given[index] = tensor
-        args, keywords = keras.tree.pack_sequence_as((positional, named), given)
-        outputs = call.layer(*args, **keywords)
-        return [leaf for leaf in keras.tree.flatten(outputs) if hasattr(leaf, "shape")]
+        positional, named = keras.tree.pack_sequence_as(call.arguments, given)
+        return _tensors(call.layer(*positional, **named))
 
     attention = _kind_of(call.layer) in ATTENTION
     kind = "attention" if attention else "whole" if own else "elementwise"
@@ -797,7 +793,7 @@ def _last_uses(layers):
     """
     last_uses = [len(layers)] * len(layers)
     for index in range(len(layers)):
-        for source in _sources(layers, index):
+        for source in sources_of(layers, index):
             last_uses[source] = index
     return last_uses
 

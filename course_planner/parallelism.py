@@ -1,6 +1,6 @@
 """The kinds of parallelism by name, each a Plan of one kind on so many devices."""
 
-from course_planner.layers import LayerCost, check_layers
+from course_planner.layers import LayerCost
 from course_planner.plans import Memory, Plan, Rates, StepTime
 from course_utils.arguments import one_of, whole_number
 
@@ -46,7 +46,6 @@ def plan(
     Raises:
         ValueError: as Plan.
     """
-    check_layers(layers)
     whole_number("devices", devices, 1)
     ways = composition(parallelism, devices)
     return Plan(layers, global_batch_size, **ways, **options)

@@ -12,7 +12,7 @@ import math
 from dataclasses import dataclass
 
 from course_planner.formulas import ALGORITHMS, all_reduce_bytes, balanced, mib, share
-from course_planner.layers import check_layers
+from course_planner.layers import check_layers, sources_of
 from course_utils.arguments import finite_number, one_of, whole_number
 
 # values of 4 bytes kept for each weight
@@ -314,7 +314,8 @@ class Plan:
             return [(False, False)] * len(self.layers)
         states = []
         for index, layer in enumerate(self.layers):
-            split = {states[source][1] for source in self._sources(index)} or {False}
+            sources = sources_of(self.layers, index)
+            split = {states[source][1] for source in sources} or {False}
             whole = layer.kind == "attention" or (
                 layer.kind == "whole" and (layer.parameters or layer.flops)
             )
@@ -328,11 +329,6 @@ class Plan:
             turns = layer.kind == "kernel" and layer.parameters + layer.frozen > 0
             states.append((before, before != turns))
         return states
-
-    def _sources(self, index):
-        """Return the indices of the layers whose outputs this layer takes."""
-        inputs = self.layers[index].inputs
-        return inputs if inputs is not None else (index - 1,) if index else ()
 
     def cuts_evenly(self) -> bool:
         """Return whether what is cut has equal shares, as keras.distribution needs.
@@ -392,11 +388,15 @@ class Plan:
         )
         return max(every, key=lambda memory: memory.total)
 
+    def _place(self, device):
+        """Return (replica, stage, part) of a device."""
+        rest, part = divmod(device, self.tensor)
+        replica, stage = divmod(rest, self.pipeline)
+        return replica, stage, part
+
     def memory_on(self, device: int) -> Memory:
         """Return what training needs on this device."""
-        part = device % self.tensor
-        stage = device // self.tensor % self.pipeline
-        replica = device // (self.tensor * self.pipeline)
+        replica, stage, part = self._place(device)
         trained, frozen = self._weights(stage, part)
         own_trained, own_frozen = (
             share(whole, self.data, (replica + 1) % self.data)
@@ -419,16 +419,16 @@ class Plan:
         )
 
     def _stage(self, stage):
-        """Yield (layer, whether its input, whether its output is split) of a stage."""
+        """Yield (layer, whether its weights, whether its outputs are split)."""
         first, after = self.edges[stage : stage + 2]
         for index in range(first, after):
-            yield self.layers[index], *self.split[index]
+            layer, (before, split) = self.layers[index], self.split[index]
+            yield layer, layer.kind in ("kernel", "attention") or before, split
 
     def _weights(self, stage, part):
         """Return (trained, frozen) scalars of a part of a stage."""
         trained = frozen = 0
-        for layer, before, _ in self._stage(stage):
-            divided = layer.kind in ("kernel", "attention") or before
+        for layer, divided, _ in self._stage(stage):
             trained += self._part(layer.parameters, divided, part)
             frozen += self._part(layer.frozen, divided, part)
         return trained, frozen
@@ -438,18 +438,18 @@ class Plan:
         that it computes again at once, those that it keeps anyway left out.
         """
         first = self.edges[stage]
-        kept, again = 0, {}
-        if first:  # received
-            kept = self._part(
-                self.layers[first - 1].outputs, self.split[first - 1][1], part
-            )
+        kept, again = self._crossing(first, part) if first else 0, {}  # received
         for layer, _, after in self._stage(stage):
             own = self._part(layer.kept, after, part)
             kept += own
             if layer.segment is not None:
                 inside = self._part(layer.recomputed, after, part) - own
                 again[layer.segment] = again.get(layer.segment, 0) + inside
-        return kept, max(0, *again.values(), 0)
+        return kept, max([0, *again.values()])
+
+    def _crossing(self, edge, part):
+        """Return the values of an example that a part of a stage sends on at a cut."""
+        return self._part(self.layers[edge - 1].outputs, self.split[edge - 1][1], part)
 
     def _part(self, whole, is_divided, part):
         return share(whole, self.tensor, part) if is_divided else whole
@@ -466,24 +466,19 @@ class Plan:
         one_of("algorithm", algorithm, ("ring",) if self.zero else ALGORITHMS)
         times = self.micro_batches * self.accumulation_steps
         activation = PRECISIONS[self.precision][2]
+        sums_of_stages = [self._sums(stage) for stage in range(self.pipeline)]
         sent = []
         for device in range(self.devices):
-            part = device % self.tensor
-            stage = device // self.tensor % self.pipeline
-            replica = device // (self.tensor * self.pipeline)
-            sums, gathered = self._sums(stage)
+            replica, stage, part = self._place(device)
+            sums, gathered = sums_of_stages[stage]
             values = sum(
                 all_reduce_bytes(size * self.examples, self.tensor, algorithm, 1)[part]
                 for size in sums
             )
             gathered *= self.examples
             values += gathered - share(gathered, self.tensor, (part + 1) % self.tensor)
-            crossing = [
-                self._part(self.layers[edge - 1].outputs, self.split[edge - 1][1], part)
-                for edge in self.edges[stage : stage + 2]
-                if 0 < edge < len(self.layers)
-            ]
-            values += sum(crossing) * self.examples
+            cuts = self.edges[1:-1][max(0, stage - 1) : stage + 1]  # before and after
+            values += sum(self._crossing(cut, part) for cut in cuts) * self.examples
             sent.append(
                 times * values * activation
                 + self._gradient_bytes(stage, part, replica, algorithm)
@@ -528,7 +523,7 @@ class Plan:
                 sums.append(layer.outputs)
             earlier = any(one.parameters for one in self.layers[:index])
             if earlier and (attention or (split and not before)):  # backward
-                sources = self._sources(index)
+                sources = sources_of(self.layers, index)
                 sums.append(sum(self.layers[source].outputs for source in sources))
         last = after == len(self.layers) and self.split[-1][1]
         return sums, self.layers[-1].outputs * last
@@ -595,8 +590,7 @@ class Plan:
         """Return the seconds that a stage computes for one micro-batch."""
         operations = moved = passes = 0
         size = PRECISIONS[self.precision][2]
-        for layer, before, after in self._stage(stage):
-            divided = layer.kind in ("kernel", "attention") or before
+        for layer, divided, after in self._stage(stage):
             work = layer.passes * layer.flops
             operations += work / self.tensor if divided else work
             outputs = 0 if layer.kind == "view" else layer.outputs
@@ -640,10 +634,7 @@ class Plan:
         if self.pipeline == 1:
             return 0.0, 0.0, 0.0
         size = PRECISIONS[self.precision][2] * self.examples
-        crossing = [
-            size * self._part(self.layers[edge - 1].outputs, self.split[edge - 1][1], 0)
-            for edge in self.edges[1:-1]
-        ]
+        crossing = [size * self._crossing(cut, 0) for cut in self.edges[1:-1]]
         bandwidth = rates.bandwidth_between_stages or rates.bandwidth
         messages = 2 * (len(crossing) + self.micro_batches - 1)
         return messages * rates.latency, 2 * self._through(crossing) / bandwidth, 0.0

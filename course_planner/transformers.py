@@ -1,7 +1,5 @@
 """A model of text on paper: a transformer's layers, without building it."""
 
-from dataclasses import replace
-
 from course_planner.layers import LayerCost, checkpointed
 from course_utils.arguments import whole_number
 
@@ -64,7 +62,11 @@ def transformer(
     if words:
         table = LayerCost("words", words * width, values, 0, "whole", kept=0)
         back = LayerCost(
-            "back to words", words * width, tokens * words, 2 * words * values
+            "back to words",
+            words * width,
+            tokens * words,
+            2 * words * values,
+            units=words,
         )
-        layers = [table, *layers, replace(back, units=words)]
+        layers = [table, *layers, back]
     return layers

@@ -1095,7 +1095,7 @@ def test_speed_and_memory_held_against_gpus(measured_models):
     assert planned.page(measured_models).strip() in (ROOT / "course_planner" / "README.md").read_text(encoding="utf-8")
     gpu = (ROOT / "docs" / "gpu.md").read_text(encoding="utf-8")
     for kind in "speed", "peak":
-        for *row, measured in planned._stored(kind):
+        for *row, measured in planned.stored_rows(kind):
             assert f" {measured:,} " in gpu, row
 
 
