@@ -23,6 +23,7 @@ include_patterns = [
     "docs/*.md",
     "notebooks/*.ipynb",
     "notebooks/*.md",
+    "course_*/README.md",
 ]
 html_theme = "sphinx_book_theme"
 html_theme_options = {
@@ -60,6 +61,7 @@ notebooks/0*
 notebooks/errors
 notebooks/glossary
 docs/*
+course_*/README
 CONTRIBUTING
 ```
 """
@@ -69,11 +71,11 @@ def prepare(app, name, source):
     """Give the first page its contents, fold set-up cells and solutions, and do without
     pictures from elsewhere.
     """
-    if name in ("README", "CONTRIBUTING") or name.startswith("docs/"):
-        elsewhere = rf"](https://github.com/{REPOSITORY}/blob/{REVISION}/\1)"
-        source[0] = re.sub(
-            r"\]\(((?:cluster|LICENSE|CITATION)[^)]*)\)", elsewhere, source[0]
-        )
+    source[0] = re.sub(
+        r"\]\((?:\.\./)?((?:cluster|LICENSE|CITATION)[^)]*)\)",
+        rf"](https://github.com/{REPOSITORY}/blob/{REVISION}/\1)",
+        source[0],
+    )
     if name == "README":
         source[0] = re.sub(r"\[!\[.*\n", "", source[0]) + CONTENTS
     elif name.startswith("notebooks/0"):

@@ -91,6 +91,19 @@ def test_the_site_folds_set_up_cells_and_names_figures(page):
     assert bool(figures) == bool(named)
 
 
+def test_the_site_has_every_page_that_a_page_links_to():
+    conf = program(ROOT / "site" / "conf.py")
+    pages = {path for pattern in conf.include_patterns for path in ROOT.glob(pattern)}
+    missing = []
+    for page in pages:
+        source = [page.read_text(encoding="utf-8")]
+        conf.prepare(None, page.relative_to(ROOT).with_suffix("").as_posix(), source)
+        for link in re.findall(r"\]\((?!https?:)([\w./-]+\.\w+)", source[0]):
+            if not link.endswith(".png") and (page.parent / link).resolve() not in pages:
+                missing.append((page.name, link))
+    assert len(pages) > 15 and missing == []
+
+
 @pytest.mark.skipif(sys.platform == "win32", reason="worker processes need Linux or macOS")
 @pytest.mark.parametrize("package", ["course_planner", "course_launcher"])
 def test_the_example_of_a_packages_readme_runs(package):
