@@ -293,6 +293,13 @@ def parse(words):
         metavar="SECONDS",
         help="end if not all workers are there after so long (default: 300)",
     )
+    add(
+        "--check-replicas",
+        type=count,
+        metavar="EVERY",
+        help="compare all replicas' weights every so many steps and before each save, "
+        "and end if a bit differs; it reads all weights",
+    )
     add("--allow-cpu", action="store_true", help="use CPUs though there is a GPU")
     add(
         "--local-workers",
@@ -878,6 +885,12 @@ class OnJax:
 
         return multihost_utils.process_allgather(array)
 
+    def copies(self, variable):
+        """Return the values that this process's replicas have of a variable."""
+        import numpy as np
+
+        return [np.asarray(shard.data) for shard in variable.value.addressable_shards]
+
     def before_reading(self, model):
         """Let the model's variables hold what `fit` keeps elsewhere meanwhile."""
         if hasattr(model, "_jax_state"):
@@ -949,6 +962,11 @@ class OnTensorFlow:
         gathered = self.gather_on_all(values).numpy()
         return gathered[:: self.local_replicas]
 
+    def copies(self, variable):
+        """Return the values that this process's replicas have of a variable."""
+        own = self.strategy.experimental_local_results(variable.value)
+        return [value.numpy() for value in own]
+
     def before_reading(self, model):
         pass
 
@@ -956,8 +974,7 @@ class OnTensorFlow:
         """Return the values that all replicas have of a variable, as rows."""
         import numpy as np
 
-        own = self.strategy.experimental_local_results(variable.value)
-        gathered = self.gather(np.stack([value.numpy() for value in own]))
+        gathered = self.gather(np.stack(self.copies(variable)))
         return gathered.reshape(self.replicas, *variable.shape)
 
     def set_values_of_replicas(self, variable, values):
@@ -2649,6 +2666,7 @@ class Run:
                 variable.assign(np.asarray(value, variable.dtype))
         self.metrics = []
         self.epoch_started = self.shown = time.monotonic()
+        self.checked = self.steps_before
         self.step_times = []
 
     def before_step(self, step):
@@ -2661,6 +2679,10 @@ class Run:
         now = time.monotonic()
         self.step_times.append(now)
         self.warm_up(done)
+        every = self.options.check_replicas
+        if every and done - self.checked >= every:
+            self.checked = done
+            self.check_replicas(f"step {done} of epoch {self.epoch + 1}")
         if step and now - self.shown > PROGRESS_SECONDS:
             self.shown = now
             if self.backend.index == 0:
@@ -2744,6 +2766,9 @@ class Run:
             )
         values, metrics = self.state.read()
         self.check_weights(values)
+        if self.options.check_replicas:
+            where = f"step {step} of epoch {epoch + 1}" if step else f"epoch {epoch}"
+            self.check_replicas(where)
         facts = {
             "epoch": epoch,
             "step": step,
@@ -2814,6 +2839,52 @@ class Run:
         paths = [weight.path for weight in self.model.weights]
         return list(itertools.compress(paths, differ))
 
+    def check_replicas(self, where):
+        """End where weights differ between replicas, which a sound run keeps equal.
+
+        TensorFlow and JAX never compare them: a bit that flips in one replica's memory
+        spoils its gradients, and through them everybody's, without an error.
+
+        Args:
+            where: after which step, in words.
+        """
+        self.backend.before_reading(self.model)
+        weights = self.model.trainable_variables
+        odd = odd_ones(self.digests_of_replicas(weights))
+        if not odd:
+            return
+        paths = ", ".join(weights[index].path for index in odd)
+        blamed = {replica for replicas in odd.values() for replica in replicas}
+        who = "which one is wrong cannot be said of two"
+        if len(blamed) == 1:
+            (replica,) = blamed
+            worker = replica // self.backend.local_replicas
+            who = f"replica {replica}, of worker {worker}, differs from all others"
+        elif self.backend.replicas > 2:
+            who = "which one is wrong cannot be said"
+        raise SystemExit(
+            f"train.py: --check-replicas: after {where} the replicas' weights differ "
+            f"in {paths}: {who}. No training does this by itself: test that machine's "
+            f"memory; {what_a_new_start_does(self.options)}"
+        )
+
+    def digests_of_replicas(self, weights):
+        """Return a number for each replica's copy of each weight, (replicas, weights).
+
+        All processes must ask together.
+        """
+        import numpy as np
+
+        digests = []
+        for weight in weights:
+            copies = [copy.tobytes() for copy in self.backend.copies(weight)]
+            digests.append([hashlib.sha256(copy).digest()[:8] for copy in copies])
+        own = np.frombuffer(b"".join(itertools.chain(*digests)), "int32")
+        own = own.reshape(len(weights), self.backend.local_replicas, 2)
+        gathered = self.backend.gather(own)  # (processes, weights, replicas of each, 2)
+        by_replica = gathered.swapaxes(1, 2).reshape(-1, len(weights), 2)
+        return np.ascontiguousarray(by_replica, "int32").view("int64")[..., 0]
+
     def describe_dry_run(self):
         """Return how large the model is, how fast its steps were, what they took."""
         import resource
@@ -2837,6 +2908,26 @@ class Run:
             f"{self.data.batch_size / seconds:,.0f} examples/s",
             f"memory: {host:,.0f} MiB of the machine, {device}",
         ]
+
+
+def odd_ones(digests):
+    """Return which weights differ between replicas, and who has not what most have.
+
+    Args:
+        digests: an integer for each replica and weight, (replicas, weights).
+
+    Returns:
+        By the index of each such weight the replicas that differ from the majority; all
+        of them where more than half of them do not agree.
+    """
+    odd = {}
+    for index, column in enumerate(digests.T.tolist()):
+        (common, times), *others = collections.Counter(column).most_common()
+        if others and 2 * times > len(column):
+            odd[index] = [k for k, value in enumerate(column) if value != common]
+        elif others:
+            odd[index] = list(range(len(column)))
+    return odd
 
 
 def words_of(thing, but=("name",)):

@@ -2,6 +2,7 @@
 
 import inspect
 import json
+import math
 
 from course_exercises import Unanswered, exercise
 from course_utils.errors import message
@@ -105,4 +106,41 @@ def sum_over_workers(function, run=None):
             "Each worker holds 1 + 2 + 3, so both should return 12.0; they return "
             f"{answer}."
         )
+    return ""
+
+
+@exercise("Exercise 4")
+def how_often_to_save(lost_share, best_interval):
+    """Check exercise 4: which share of the time saves and failures take, and the
+    interval between two saves at which it is least.
+
+    Args:
+        lost_share: a function of `interval, save, restart, between_failures`, in
+            seconds.
+        best_interval: a function of the last three of them.
+
+    Source: J. W. Young, A first order approximation to the optimum checkpoint interval,
+        1974; J. T. Daly, A higher order estimate, 2006.
+    """
+    cases = (10, 60, 21_600), (0.5, 20, 3600), (120, 600, 86_400)
+    for save, restart, between_failures in cases:
+        case = f"save={save}, restart={restart}, between_failures={between_failures}"
+        costs = save, restart, between_failures
+        best = math.sqrt(2 * save * between_failures)
+        for interval in best / 5, best, 5 * best:
+            half = interval / 2
+            right = save / interval + (half + restart) / between_failures
+            answer = lost_share(interval, *costs)
+            if not math.isclose(answer, right, rel_tol=0.01):
+                return (
+                    f"interval={interval:.0f}, {case}: of each second {right:.4f} are "
+                    f"lost, and you say {answer:.4f}. A save in each interval; and in "
+                    "the time between two failures half an interval, and a new start."
+                )
+        answer = best_interval(*costs)
+        if not math.isclose(answer, best, rel_tol=0.01):
+            return (
+                f"{case}: least is lost with {best:.0f} seconds between two saves, and "
+                f"you say {answer:.0f}. Where is the derivative of the share zero?"
+            )
     return ""

@@ -16,6 +16,7 @@ import pathlib
 import sysconfig
 
 from course_launcher import drawings
+from course_launcher.network import Network, silence_network
 from course_launcher.outcomes import Outcome, WorkerError
 from course_launcher.tf_config import build_tf_config, check_tf_config
 from course_launcher.workers import (

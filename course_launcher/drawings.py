@@ -9,6 +9,9 @@ from course_utils.plots.style import (
     canvas,
     colour,
     label,
+    legend,
+    new_axes,
+    number,
     styled,
 )
 from course_utils.words import counted
@@ -156,4 +159,53 @@ def parameter_server(title: str) -> Figure:
             )
     arrow(axes, (2.75, 2.1), (1.0, 1.4))
     arrow(axes, (4.45, 2.1), (6.2, 1.4))
+    return figure
+
+
+@styled()
+def link_times(fitted: dict, predicted: dict, measured: dict, title: str) -> Figure:
+    """Draw what exchanges take over links: lines by a formula, dots as measured.
+
+    Args:
+        fitted: `{link: {KiB: milliseconds}}` by the formula, for the links from whose
+            times its constants come.
+        predicted: the same for the others.
+        measured: `{link: {KiB: (median, low, high)}}` for all of them.
+        title: the finding.
+    """
+    figure, axes = new_axes(title, 4.2)
+    lines = {"fitted": fitted, "predicted": predicted}
+    looks = {"fitted": {"color": MUTED, "linestyle": "--"}}
+    looks["predicted"] = {"color": COLOURS["compute"]}
+    handles = {}
+    for kind, links in lines.items():
+        for link, times in links.items():
+            (handles[kind],) = axes.plot([*times], [*times.values()], **looks[kind])
+            size, time = list(times.items())[-1]
+            axes.annotate(
+                link, (size, time), (7, 0), textcoords="offset points", va="center"
+            )
+    for times in measured.values():
+        middle, low, high = zip(*times.values(), strict=True)
+        handles["measured, with quartiles"] = axes.errorbar(
+            [*times],
+            middle,
+            [
+                [m - value for m, value in zip(middle, low, strict=True)],
+                [value - m for m, value in zip(middle, high, strict=True)],
+            ],
+            fmt="o",
+            color=COLOURS["travels"],
+            markersize=5,
+            capsize=3,
+        )
+    axes.set_xscale("log", base=2)
+    axes.set_yscale("log")
+    sizes = [*next(iter(measured.values()))]
+    axes.set_xticks(sizes)
+    axes.set_xlim(right=sizes[-1] * 14)
+    for axis in axes.xaxis, axes.yaxis:
+        axis.set_major_formatter(number)
+    axes.set(xlabel="KiB, averaged over two workers", ylabel="milliseconds")
+    legend(figure, handles)
     return figure

@@ -24,6 +24,7 @@ from multiprocessing.connection import Connection, wait
 from typing import Any
 
 from course_launcher import child
+from course_launcher.network import SILENCE, Links, Network
 from course_launcher.outcomes import Outcome
 from course_launcher.packing import take_message
 from course_launcher.tf_config import build_tf_config
@@ -73,6 +74,7 @@ class Job:
         begin_until: when they must have begun (time.monotonic).
         starting: how many seconds that were, for a sentence.
         grace: seconds that the others get to end by themselves once one has failed.
+        network: the links between the workers, or None: as fast as this machine's own.
         search_path, folder, temporary: where the notebook looks for modules, where it
             is, and where its temporary files are.
     """
@@ -87,6 +89,7 @@ class Job:
     begin_until: float
     starting: float
     grace: float
+    network: Network | None
     search_path: list[str]
     folder: str
     temporary: str
@@ -240,14 +243,21 @@ def _attempt(job, notebook, method, attempt, deadline):
             raise CannotWrite(problem.strerror) from problem
         ports = stack.enter_context(reserved_ports(len(job.names)))
         addresses = [f"localhost:{port.getsockname()[1]}" for port in ports]
+        links = None
+        if job.network:
+            links = _started_links(job.network, addresses, folder, method, notebook)
+            stack.callback(links.close)
         stack.callback(_kill_and_report, workers, notebook)
         for index, name in enumerate(job.names):
             env = {"TMPDIR": own_folders[index]} | job.envs[index]
             prefix = ""
             if job.is_cluster:
-                env["TF_CONFIG"] = build_tf_config(addresses, index)
+                known = links.addresses_for(index) if links else addresses
+                env["TF_CONFIG"] = build_tf_config(known, index)
                 env["COURSE_ATTEMPT"] = str(attempt)
                 prefix = f"[{index}] "
+            if links:
+                env[SILENCE] = links.silence
             worker = Worker(name, prefix, env, notebook)
             try:
                 worker.start(method, call, ports[index])
@@ -256,9 +266,22 @@ def _attempt(job, notebook, method, attempt, deadline):
             workers.append(worker)
             notebook.tell("alive")  # fresh interpreters start slowly
         Listener(job, notebook, workers, deadline, attempt < job.restarts).listen()
+        if links and links.have_ended():
+            raise RuntimeError("the process of the network between the workers ended")
     for worker in workers:
         worker.finish()
     return workers
+
+
+def _started_links(network, addresses, folder, method, notebook):
+    """Return the links between the workers; they listen already."""
+    inherited = notebook.fileno() if method == "fork" else None
+    try:
+        links = Links(network, addresses, folder)
+        links.start(method, inherited)
+    except OSError as problem:
+        raise CannotStart(problem.strerror) from problem
+    return links
 
 
 @contextlib.contextmanager

@@ -18,6 +18,7 @@ from collections.abc import Callable
 from typing import Any
 
 from course_launcher import server
+from course_launcher.network import Network
 from course_launcher.outcomes import WorkerError
 from course_launcher.packing import pack
 from course_launcher.run import Job, reserved_ports
@@ -25,6 +26,7 @@ from course_utils.arguments import finite_number, whole_number
 from course_utils.errors import message
 
 MOST_WORKERS = 64
+MOST_WITH_NETWORK = 8
 GRACE = 12
 """Seconds that the others get to end by themselves once one has failed, so that their
 errors can be read: TensorFlow notices at once that a connection breaks, and after ten
@@ -50,6 +52,7 @@ def run_on_workers(
     restarts: int = 0,
     env: Environment | Callable[[int], Environment] = None,
     coordinated: bool = False,
+    network: Network | None = None,
 ) -> list:
     """Run `function(*args)` in processes of their own that form a cluster.
 
@@ -86,6 +89,9 @@ def run_on_workers(
         coordinated: worker 0 coordinates the others. The run ends when it has returned,
             and how the others fare until then is its business: they may wait for ever,
             fail or die, and then None stands for what they returned.
+        network: links of chosen latency and bandwidth between the workers; None: as
+            fast as this machine's own. For TensorFlow, whose workers meet and exchange
+            at the addresses in TF_CONFIG.
 
     Returns:
         What each worker returned, in their order.
@@ -93,7 +99,8 @@ def run_on_workers(
     Raises:
         WorkerError: when a worker raises, dies, or misses the deadline (the others get
             12 seconds to say what they noticed).
-        ValueError: for arguments that make no sense or cannot travel.
+        ValueError: for arguments that make no sense or cannot travel, and for `network`
+            where `env` or this process chooses JAX.
         RuntimeError: on other systems than Linux and macOS, or when processes cannot be
             started or temporary files not be written.
     """
@@ -102,6 +109,8 @@ def run_on_workers(
     for index in range(count):
         own = env(index) if callable(env) else env
         envs.append({"CUDA_VISIBLE_DEVICES": "-1"} | _texts(own))
+    if network is not None:
+        _check_network(network, envs)
     return _run(
         _packed(function, args),
         [f"worker {index}" for index in range(count)],
@@ -110,6 +119,7 @@ def run_on_workers(
         awaited=1 if coordinated else count,
         restarts=whole_number("restarts", restarts),
         timeout=finite_number("timeout", timeout),
+        network=network,
     )
 
 
@@ -130,6 +140,7 @@ def run_in_process(
         awaited=1,
         restarts=0,
         timeout=finite_number("timeout", timeout),
+        network=None,
     )
     return value
 
@@ -157,6 +168,24 @@ def _texts(env):
     return {name: str(value) for name, value in (env or {}).items()}
 
 
+def _check_network(network, envs):
+    if not isinstance(network, Network):
+        raise ValueError(
+            f"network={network!r}: must be a Network, such as "
+            "Network(latency_ms=2, megabytes_per_second=12.5)"
+        )
+    if len(envs) > MOST_WITH_NETWORK:
+        raise ValueError(
+            f"network: for at most {MOST_WITH_NETWORK} workers, not {len(envs)}: each "
+            "two of them have a link"
+        )
+    if any((os.environ | env).get("KERAS_BACKEND") == "jax" for env in envs):
+        raise ValueError(
+            "network: only for TensorFlow's workers. JAX's (KERAS_BACKEND=jax) choose "
+            "ports at random and tell them to each other, past any link"
+        )
+
+
 def _packed(function, args):
     """Return the call as bytes, with the source of the cells, which no file holds."""
     if not sys.platform.startswith(("linux", "darwin")):
@@ -181,8 +210,11 @@ def _packed(function, args):
         ) from problem
 
 
-def _run(call, names, envs, *, is_cluster, awaited, restarts, timeout):
-    """Have a run conducted, print what its workers print; return what they returned."""
+def _run(call, names, envs, **wishes):
+    """Have a run conducted, print what its workers print; return what they returned.
+
+    wishes: what else a `Job` has that the caller decides.
+    """
     begin_until = time.monotonic() + STARTING
     inherited = dict(os.environ)
     for name in "TF_CONFIG", "COURSE_ATTEMPT":
@@ -191,16 +223,13 @@ def _run(call, names, envs, *, is_cluster, awaited, restarts, timeout):
         call=call,
         names=names,
         envs=[inherited | env for env in envs],
-        is_cluster=is_cluster,
-        awaited=awaited,
-        restarts=restarts,
-        timeout=timeout,
         begin_until=begin_until,
         starting=STARTING,
         grace=GRACE,
         search_path=server.search_path(),
         folder=os.getcwd(),
         temporary=tempfile.gettempdir(),
+        **wishes,
     )
     conversation = _Conversation(_start(envs, begin_until))
     with contextlib.closing(conversation):

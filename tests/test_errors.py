@@ -1,5 +1,6 @@
 """Each text of notebooks/errors.md is what is raised today: in a notebook, whose outputs nbval compares, or here."""
 
+import contextlib
 import errno
 import json
 import os
@@ -14,6 +15,7 @@ import keras
 import nbformat
 import numpy as np
 import pytest
+import tensorflow as tf
 
 from course_exercises import your_own_model
 from course_launcher import WorkerError, build_tf_config, check_tf_config, run_in_process, run_on_workers
@@ -253,6 +255,55 @@ print("after load_model:", "some of it" if same else "nothing of what was traine
     return said
 
 
+def backed_up_within_an_epoch(tmp_path, monkeypatch):
+    """Two epochs of three batches, saved every two, stopped in the second epoch's third batch, and resumed."""
+    x, y = np.ones((6, 2), "float32"), np.ones((6, 1), "float32")
+
+    def new_model():
+        keras.utils.set_random_seed(0)
+        model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(1)])
+        model.compile("sgd", "mse")
+        return model
+
+    class Stopped(keras.callbacks.Callback):
+        def on_train_batch_begin(self, batch, logs=None):
+            if int(self.model.optimizer.iterations) == 5:
+                raise InterruptedError
+
+    def steps(*callbacks):
+        model = new_model()
+        model.fit(x, y, batch_size=2, epochs=2, verbose=0, callbacks=list(callbacks))
+        return int(model.optimizer.iterations)
+
+    backup = keras.callbacks.BackupAndRestore(tmp_path, save_freq=2)
+    with contextlib.suppress(InterruptedError):
+        steps(backup, Stopped())
+    said = f"steps that the optimizer counts: {steps()} without a stop"
+    return f"{said}, {steps(backup)} with BackupAndRestore(save_freq=2)"
+
+
+def strategy_with(config):
+    """What MultiWorkerMirroredStrategy says of a TF_CONFIG."""
+
+    def make(tmp_path, monkeypatch):
+        monkeypatch.setenv("TF_CONFIG", config if isinstance(config, str) else json.dumps(config))
+        tf.distribute.MultiWorkerMirroredStrategy()
+
+    return make
+
+
+def parameter_servers(**roles):
+    """What ParameterServerStrategy says of a cluster with these roles."""
+
+    def make(tmp_path, monkeypatch):
+        spec = tf.train.ClusterSpec({role: ["localhost:20111"] for role in roles})
+        resolver = tf.distribute.cluster_resolver.SimpleClusterResolver(spec, rpc_layer="grpc")
+        tf.distribute.ParameterServerStrategy(resolver)
+
+    return make
+
+
+TWO = {"worker": ["localhost:20111", "localhost:20112"]}
 RAISERS = {
     "after load_model:": restored_from_orbax,
     "RuntimeError: … cannot be installed": set_up,
@@ -281,6 +332,16 @@ RAISERS = {
     "RuntimeError: worker processes can be started": on_windows,
     "RuntimeError: kind='gpu'": without_gpu,
     "AssertionError: weights: ✗": lambda *_: proofs.same(np.zeros(2), np.full(2, 0.5), 1e-5, "weights"),
+    "steps that the optimizer counts": backed_up_within_an_epoch,
+    "JSONDecodeError": strategy_with("{'cluster': {}}"),
+    "ValueError: When `cluster_spec`": strategy_with({"cluster": TWO}),
+    "ValueError: The `task_id` 2": strategy_with({"cluster": TWO, "task": {"type": "worker", "index": 2}}),
+    "ValueError: `task_type` 'chief'": strategy_with({"cluster": TWO, "task": {"type": "chief", "index": 0}}),
+    "ValueError: There must be at least one ps": parameter_servers(chief=1, worker=1),
+    "ValueError: There must be at least one worker": parameter_servers(chief=1, ps=1),
+    "ValueError: There is no id for task_type 'ps'": strategy_with(
+        {"cluster": TWO | {"ps": ["localhost:20113"]}, "task": {"type": "ps", "index": 0}}
+    ),
     "it is not JSON": lambda *_: check_tf_config("{'cluster': {}}")[0],
     "'task' is missing": config("10.0.0.1:2222", task=None),
     "the task's index is 2": config("10.0.0.1:2222", "10.0.0.2:2222", index=2),

@@ -285,6 +285,11 @@ WRONG = {
         (lambda: [12.0], "they return [[12.0], [12.0]]."),
         (lambda: int("x"), "On the workers: every worker raised ValueError: invalid literal"),
     ],
+    "how_often_to_save": [
+        (lambda t, save, restart, m: save / t + t / 2 / m, "interval=131, save=10"),
+        (lambda t, save, restart, m: save / t + (t + restart) / m, "half an interval, and a new start."),
+        (lambda t, save, restart, m: "x", "What you return cannot be judged: TypeError"),
+    ],
     "fitting_batch": [
         (lambda wanted, cores: wanted, "100 examples on 8 cores are 12.5 for each, which is no multiple of 8."),
         (lambda wanted, cores: wanted // (8 * cores) * 8 * cores, "64 examples are fewer than the 100 wanted."),
@@ -305,6 +310,12 @@ WRONG = {
         (lambda losses: largest(losses, 0.0), "For [-4.0, -6.0, -1.0, -2.0] it should return [-4.0"),
     ],
 }  # fmt: skip
+
+
+def lost(interval, save, restart, between_failures):
+    return save / interval + (interval / 2 + restart) / between_failures
+
+
 RIGHT = {
     "state_bytes": [left],
     "counter_on": [counter, lambda device: counter(device, 0)],
@@ -333,6 +344,7 @@ RIGHT = {
         lambda examples, batch, n, i: examples.batch(batch).map(lambda each: tf.split(each, n)[i]),
     ],
     "sum_over_workers": [lambda: 12.0],
+    "how_often_to_save": [lost],
     "fitting_batch": [lambda wanted, cores: math.ceil(wanted / (8 * cores)) * 8 * cores],
     "mean_of_first": [
         lambda losses, count: tf.reduce_sum(tf.where(tf.range(4) < count, losses, 0.0)) / tf.cast(count, "float32"),
@@ -357,6 +369,7 @@ def verdict(capsys, original):
         "dataset_for": ([mirrored(1), mirrored(2), mirrored(4)],),
         "examples_seen": (mirrored(2),),
         "sum_over_workers": (both,),
+        "how_often_to_save": (lambda save, restart, m: (2 * save * m) ** 0.5,),
     }
 
     def verdict(exercise, answer):
@@ -438,6 +451,19 @@ def test_exercises_are_numbered(verdict, module):
 
 
 @pytest.mark.skipif(os.name == "nt", reason="worker processes need Linux or macOS")
+def test_the_best_interval_between_two_saves(capsys):
+    """The formula's share is what a simulation of failures loses; and another interval is not the best."""
+    multi_worker_strategy.how_often_to_save(lost, lambda save, restart, m: 2 * (save * m) ** 0.5)
+    assert "least is lost with 657 seconds between two saves, and you say 930." in capsys.readouterr().out
+    random, save, restart, apart = np.random.default_rng(0), 10, 60, 21_600
+    for interval in 200, 657, 2000:
+        trained = spent = 0
+        for until in random.exponential(apart, 4000):
+            whole = int(until // (interval + save))
+            trained, spent = trained + whole * interval, spent + until + restart
+        assert 1 - trained / spent == pytest.approx(lost(interval, save, restart, apart), rel=0.08)
+
+
 def test_sum_over_real_workers(capsys):
     def broken():
         mine = tf.constant(6.0)

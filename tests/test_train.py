@@ -1034,3 +1034,85 @@ def test_a_file_that_is_nowhere():
     assert launcher.program("train.py") == PROGRAM
     with pytest.raises(FileNotFoundError, match=r"^train\.txt: not in a clone, nor in .*: install the course again$"):
         launcher.program("train.txt")
+
+
+NO_CALLBACKS = '''    Their `on_test_…` methods are not called.
+    """
+    return []
+'''
+FLIP = '''    Their `on_test_…` methods are not called.
+    """
+    import keras
+    import numpy as np
+
+    def flipped(array):
+        bits = np.array(array).view("uint32")
+        bits.flat[7] ^= np.uint32(1 << 20)
+        return bits.view("float32")
+
+    class Flip(keras.callbacks.Callback):  # in the memory of the last replica of all
+        def on_train_batch_end(self, batch, logs=None):
+            index = json.loads(os.environ.get("TF_CONFIG", '{"task": {"index": 1}}'))
+            if batch == 3 and index["task"]["index"] == 1:
+                kernel = self.model.layers[-1].kernel
+                if keras.backend.backend() == "jax":
+                    self.flip_on_jax(kernel)
+                else:
+                    copy = TRAINER.strategy.experimental_local_results(kernel.value)[-1]
+                    copy.assign(flipped(copy.numpy()))
+
+        def flip_on_jax(self, kernel):
+            import jax
+
+            self.model.jax_state_sync()
+            value = kernel.value
+            shards = [shard.data for shard in value.addressable_shards]
+            last = jax.device_put(flipped(shards[-1]), value.addressable_shards[-1].device)
+            kernel._value = jax.make_array_from_single_device_arrays(
+                value.shape, value.sharding, [*shards[:-1], last]
+            )
+
+    return [Flip()]
+'''
+KNOWN = "        self.state = State(model, backend)\n"
+
+
+@pytest.mark.parametrize("backend", ["tensorflow", "jax"])
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (("--local-workers", 2), "which one is wrong cannot be said of two"),
+        (("--logical-cpus", 4), "replica 3, of worker 0, differs from all others"),
+    ],
+)
+def test_a_bit_that_flips_in_one_replica(folder, backend, options, words):
+    changed(folder, (NO_CALLBACKS, FLIP), (KNOWN, KNOWN + "        globals()['TRAINER'] = backend\n"))
+    options = "--backend", backend, *options, "--batch-size-per-replica", 32, "--epochs", 1
+    process = start(folder, *options, "--check-replicas", 2)
+    said = process.communicate(timeout=300)[0]
+    assert process.returncode == 1 and "/kernel: " + words in said, said
+    assert re.search(r"after step [45] of epoch 1 the replicas' weights differ in", said), said
+    assert "nothing is saved yet; started again, it begins anew" in said and "Traceback" not in said
+
+
+@pytest.mark.parametrize("backend", ["tensorflow", "jax"])
+def test_sound_replicas_are_equal(folder, backend):
+    options = "--backend", backend, "--local-workers", 2, "--batch-size-per-replica", 32, "--epochs", 1
+    digests = [
+        ends(start(folder, *options, "--run-folder", name, *check))
+        for name, check in {"checked": ("--check-replicas", 3), "not": ()}.items()
+    ]
+    assert digests[0][0] == digests[1][0]
+
+
+@pytest.mark.parametrize(
+    ("rows", "odd"),
+    [
+        ([[1, 5], [1, 5]], {}),
+        ([[1, 5], [2, 5]], {0: [0, 1]}),
+        ([[1, 5], [1, 6], [1, 5]], {1: [1]}),
+        ([[1, 5], [2, 6], [3, 5]], {0: [0, 1, 2], 1: [1]}),
+    ],
+)
+def test_the_odd_ones_of_several_replicas(rows, odd):
+    assert runpy.run_path(str(PROGRAM))["odd_ones"](np.array(rows)) == odd
