@@ -5,6 +5,12 @@ which class to train with.
 # ruff: noqa: F401
 from course_planner import drawings
 from course_planner.advice import MACHINES, Machine, Recommendation, recommend
+from course_planner.compiled import (
+    EXCHANGES,
+    Collective,
+    collectives,
+    read_collectives,
+)
 from course_planner.formulas import ALGORITHMS, all_reduce_bytes, bubble_fraction
 from course_planner.layers import (
     LayerCost,

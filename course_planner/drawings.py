@@ -154,7 +154,7 @@ def decision(title: str) -> Figure:
     boxes = {
         "Does it fit on one?\n(accumulate, check-\npoint, bfloat16)": (0, 3.5, "white"),
         "Is one device, well\nfed, too slow?": (0, 2.35, "white"),
-        "With a share of\nthe batch only?": (1, 3.5, "white"),
+        "With a share of the\nbatch, and without\nan accumulator?": (1, 3.5, "white"),
         "With a share of\nthe states too?": (2, 3.5, "white"),
         "Does the largest\nlayer fit?": (3, 3.5, "white"),
         "one device\n(notebook 01)": (0, 0.1, "waiting"),

@@ -185,7 +185,9 @@ class Plan:
       before the first split) is whole on every device. Shares are cut as
       numpy.array_split does. An all-reduce adds up each row-split layer's output
       (forward) and the gradient of each column-split layer's input (backward; the first
-      needs none); attention does both. If the last output is split, it is gathered.
+      needs none); attention does both. A forward pass that is computed again adds up
+      again (Rajbhandari et al., ZeRO, 2020, section 8). If the last output is split,
+      it is gathered.
     - pipeline: stages of consecutive layers. A stage also keeps what it received. At
       each cut the activations travel forward, and as many gradients back.
     - micro_batches: parts of a replica's batch, one after the other through the stages,
@@ -520,7 +522,8 @@ class Plan:
             attention = self.tensor > 1 and layer.kind == "attention"
             attention = attention and layer.parameters + layer.frozen > 0
             if attention or (before and not split):  # its partial outputs, forward
-                sums.append(layer.outputs)
+                passes = 1 if layer.segment is None else 2  # once more when recomputed
+                sums += passes * [layer.outputs]
             earlier = any(one.parameters for one in self.layers[:index])
             if earlier and (attention or (split and not before)):  # backward
                 sources = sources_of(self.layers, index)

@@ -1113,6 +1113,17 @@ def test_what_is_computed_again_is_divided_as_it_was():
     assert [plan.largest_memory().activations / (4 * width * tokens) for plan in four] == [22, 4 + 4.5]
 
 
+def test_a_forward_pass_that_is_computed_again_adds_up_again():
+    """Four sums in a block, two of them forward; six when it is computed again (ZeRO, 2020, section 8)."""
+    width, tokens, blocks = 1024, 64, 3
+    sent = {}
+    for recomputed in False, True:
+        layers = planner.transformer(blocks, width, tokens, recomputed=recomputed)
+        sent[recomputed] = sum(Plan(layers, 2, tensor=8).bytes_sent()) / 14 / (4 * 2 * width * tokens)
+    assert sent[True] - sent[False] == 2 * blocks
+    assert sent[True] == pytest.approx(6 * blocks, abs=1)
+
+
 def test_a_long_skip_is_kept_once():
     layers = [LayerCost("in", 1, 100, 1)] + [LayerCost(f"{i}", 1, 10, 1) for i in range(6)]
     layers += [LayerCost("out", 1, 10, 1, inputs=(0, 6))]

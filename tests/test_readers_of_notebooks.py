@@ -104,6 +104,42 @@ def test_the_site_has_every_page_that_a_page_links_to():
     assert len(pages) > 15 and missing == []
 
 
+def test_what_06_keeps_beside_the_backup(tmp_path):
+    """The best comes before the cut: a run that goes on neither overwrites it, nor stops later."""
+    import keras
+
+    space = {"keras": keras}
+    for name in "kept-of", "dice":
+        exec("".join(cell("06_your_own_model", name)["source"]), space)
+    x, y = np.linspace(-1, 1, 32)[:, None], np.linspace(-2, 2, 32)[:, None]
+
+    class Cut(keras.callbacks.Callback):
+        def on_epoch_begin(self, epoch, logs=None):
+            if epoch == 2:
+                raise InterruptedError
+
+    def run(name, *more):
+        keras.utils.set_random_seed(0)
+        model = keras.Sequential([keras.Input((1,)), keras.layers.Dense(1)])
+        model.compile(keras.optimizers.SGD(3.2), "mse")  # so large that the loss grows
+        others = [
+            keras.callbacks.BackupAndRestore(tmp_path / name),
+            keras.callbacks.EarlyStopping("loss", patience=3),
+            keras.callbacks.ModelCheckpoint(tmp_path / f"{name}.keras", "loss", save_best_only=True),
+        ]
+        kept = space["Kept"](str(tmp_path / f"{name}.json"), others)
+        try:
+            epochs = model.fit(x, y, epochs=9, batch_size=32, verbose=0, callbacks=[*others, kept, *more]).epoch
+        except InterruptedError:
+            return None
+        best = keras.saving.load_model(tmp_path / f"{name}.keras").get_weights()
+        return epochs[-1], [weight.tolist() for weight in best]
+
+    undisturbed = run("undisturbed")
+    assert undisturbed[0] == 3 and run("cut", Cut()) is None
+    assert run("cut") == undisturbed
+
+
 @pytest.mark.skipif(sys.platform == "win32", reason="worker processes need Linux or macOS")
 @pytest.mark.parametrize("package", ["course_planner", "course_launcher"])
 def test_the_example_of_a_packages_readme_runs(package):
