@@ -297,8 +297,8 @@ def parse(words):
         "--check-replicas",
         type=count,
         metavar="EVERY",
-        help="compare all replicas' weights every so many steps and before each save, "
-        "and end if a bit differs; it reads all weights",
+        help="compare the replicas' copies of weights and optimizer every so many "
+        "steps and before each save, and end if a bit differs; it reads all of them",
     )
     add("--allow-cpu", action="store_true", help="use CPUs though there is a GPU")
     add(
@@ -2155,12 +2155,21 @@ class State:
         """Return the variables of which each replica has a value of its own.
 
         On TensorFlow these are the moving statistics of BatchNormalization and the
-        like: what a layer assigns to itself, and no optimizer keeps equal.
+        like: what a layer assigns to itself, and no optimizer keeps equal. (Not the
+        weights of a frozen layer: nobody changes those.)
         """
         if isinstance(self.backend, OnJax) or self.backend.replicas == 1:
             return []
-        variables = self.model.non_trainable_variables
-        return [each for each in variables if "float" in str(each.dtype)]
+        frozen = {
+            id(weight)
+            for layer in self.model._flatten_layers()
+            for weight in layer._trainable_variables
+        }
+        return [
+            variable
+            for variable in self.model.non_trainable_variables
+            if "float" in str(variable.dtype) and id(variable) not in frozen
+        ]
 
     def average(self):
         """Give all replicas the average of what each has kept for itself.
@@ -2499,6 +2508,7 @@ class Run:
         self.first_epoch = self.epoch
         self.shares: typing.Any = None
         self.steps_before = 0
+        self.checked = 0
 
     def go_on(self, facts, values):
         """Continue from a checkpoint, or refuse where it is another training's."""
@@ -2596,6 +2606,8 @@ class Run:
             f"{data.counts[0]:,} examples to train on: {steps}; "
             f"{data.counts[1]:,} to validate with",
         ]
+        if self.options.check_replicas and backend.replicas == 1:
+            lines.append("--check-replicas: there is one replica, nothing to compare")
         epochs = self.options.epochs
         if self.has_ended():
             return [
@@ -2666,7 +2678,6 @@ class Run:
                 variable.assign(np.asarray(value, variable.dtype))
         self.metrics = []
         self.epoch_started = self.shown = time.monotonic()
-        self.checked = self.steps_before
         self.step_times = []
 
     def before_step(self, step):
@@ -2680,8 +2691,9 @@ class Run:
         self.step_times.append(now)
         self.warm_up(done)
         every = self.options.check_replicas
-        if every and done - self.checked >= every:
-            self.checked = done
+        made = self.epoch * self.data.steps + done
+        if every and made - self.checked >= every:
+            self.checked = made
             self.check_replicas(f"step {done} of epoch {self.epoch + 1}")
         if step and now - self.shown > PROGRESS_SECONDS:
             self.shown = now
@@ -2765,10 +2777,10 @@ class Run:
                 f"another training has taken {self.options.run_folder}: this one ends"
             )
         values, metrics = self.state.read()
-        self.check_weights(values)
-        if self.options.check_replicas:
+        if self.options.check_replicas:  # first: it may say whose NaN it is
             where = f"step {step} of epoch {epoch + 1}" if step else f"epoch {epoch}"
             self.check_replicas(where)
+        self.check_weights(values)
         facts = {
             "epoch": epoch,
             "step": step,
@@ -2848,24 +2860,25 @@ class Run:
         Args:
             where: after which step, in words.
         """
+        if self.backend.replicas == 1:
+            return
         self.backend.before_reading(self.model)
-        weights = self.model.trainable_variables
+        apart = {id(variable) for variable in self.state.apart()}
+        weights = [one for one in self.state.variables() if id(one) not in apart]
         odd = odd_ones(self.digests_of_replicas(weights))
         if not odd:
             return
         paths = ", ".join(weights[index].path for index in odd)
-        blamed = {replica for replicas in odd.values() for replica in replicas}
-        who = "which one is wrong cannot be said of two"
-        if len(blamed) == 1:
-            (replica,) = blamed
-            worker = replica // self.backend.local_replicas
-            who = f"replica {replica}, of worker {worker}, differs from all others"
-        elif self.backend.replicas > 2:
-            who = "which one is wrong cannot be said"
+        blamed = sorted({replica for replicas in odd.values() for replica in replicas})
+        who = "which one is wrong cannot be said"
+        if 2 * len(blamed) < self.backend.replicas:
+            local = self.backend.local_replicas
+            places = [f"{replica} of worker {replica // local}" for replica in blamed]
+            who = f"replica {' and '.join(places)} differs from the majority"
         raise SystemExit(
             f"train.py: --check-replicas: after {where} the replicas' weights differ "
-            f"in {paths}: {who}. No training does this by itself: test that machine's "
-            f"memory; {what_a_new_start_does(self.options)}"
+            f"in {paths}: {who}. A sound training on equal machines does not do this: "
+            f"test the memory; {what_a_new_start_does(self.options)}"
         )
 
     def digests_of_replicas(self, weights):
@@ -2878,6 +2891,8 @@ class Run:
         digests = []
         for weight in weights:
             copies = [copy.tobytes() for copy in self.backend.copies(weight)]
+            if len(copies) == 1:  # there is one for all replicas of this process
+                copies *= self.backend.local_replicas
             digests.append([hashlib.sha256(copy).digest()[:8] for copy in copies])
         own = np.frombuffer(b"".join(itertools.chain(*digests)), "int32")
         own = own.reshape(len(weights), self.backend.local_replicas, 2)

@@ -23,8 +23,15 @@ from course_utils.arguments import finite_number
 BLOCK = 2**16
 """Bytes that are read at once. Connections of one pair take turns in such blocks."""
 AHEAD = 0.5
-"""Seconds of sending that a link stores before it stops reading, as a sender's socket
-does whose buffers are full."""
+"""Seconds of sending that a link stores before it stops reading."""
+MOST_UNDER_WAY = 1024
+"""Blocks of a connection that a link stores: as a receiver's socket does that nobody
+reads, it takes no more when it is full."""
+MOST_CONNECTIONS = 450
+"""Of a run; each takes two sockets, and select() knows 1,024. TensorFlow makes a few
+between two workers."""
+LONGEST = 60_000
+"""Milliseconds: with more, no worker meets another in time."""
 LOOK = 0.05
 """Seconds between two looks whether the network has fallen silent, or its run has
 ended."""
@@ -42,7 +49,9 @@ class Network:
 
     A message of so many bytes takes `latency + bytes / bandwidth`, one way. What two
     workers send to each other at the same time does not slow the other way down; all
-    connections between them share one way's bandwidth.
+    connections between them share one way's bandwidth. To open a connection takes no
+    time. One process passes everything on, some 200 megabytes a second in all: links
+    of a run that together carry more are slower than they say.
 
     Attributes:
         latency_ms: milliseconds that every byte is under way.
@@ -54,7 +63,7 @@ class Network:
     megabytes_per_second: float = math.inf
 
     def __post_init__(self):
-        finite_number("latency_ms", self.latency_ms)
+        finite_number("latency_ms", self.latency_ms, 0, LONGEST)
         if self.megabytes_per_second != math.inf:
             finite_number("megabytes_per_second", self.megabytes_per_second, SLOWEST)
 
@@ -159,8 +168,7 @@ def serve(
         os.close(inherited)
     run = multiprocessing.parent_process()
     assert run is not None
-    # epoll, asyncio's own choice, rounds a wait up to whole milliseconds. (This one
-    # knows 1,024 sockets at most: eight workers have fewer.)
+    # epoll, asyncio's own choice, rounds a wait up to whole milliseconds
     loop = asyncio.SelectorEventLoop(selectors.SelectSelector())
     asyncio.set_event_loop(loop)
     loop.run_until_complete(_serve(network, listeners, addresses, silence, run.pid))
@@ -182,6 +190,8 @@ async def _serve(network, listeners, addresses, silence, run):
 class _Accepted:
     """What becomes of a connection that a worker opens: one to another worker."""
 
+    count = 0  # of those that are open, in this process
+
     def __init__(self, port, there, back):
         self.port, self.there, self.back = port, there, back
 
@@ -189,14 +199,23 @@ class _Accepted:
         # asyncio does so itself only for the other one, whose protocol it has looked up
         accepted = writer.get_extra_info("socket")
         accepted.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        if _Accepted.count >= MOST_CONNECTIONS:
+            writer.close()
+            return
         try:
-            onward = await asyncio.open_connection("127.0.0.1", self.port)
+            answers, onward = await asyncio.open_connection("127.0.0.1", self.port)
         except OSError:  # nobody listens there yet, or any more
             writer.close()
             return
-        await asyncio.gather(
-            self.there.carry(reader, onward[1]), self.back.carry(onward[0], writer)
-        )
+        _Accepted.count += 1
+        try:
+            await asyncio.gather(
+                self.there.carry(reader, onward), self.back.carry(answers, writer)
+            )
+        finally:
+            _Accepted.count -= 1
+            onward.close()
+            writer.close()
 
 
 class Wire:
@@ -216,28 +235,31 @@ class Wire:
         self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
     ) -> None:
         """Pass on what one connection's sender writes, late and slowly, to its end."""
-        under_way: asyncio.Queue = asyncio.Queue()
+        under_way: asyncio.Queue = asyncio.Queue(MOST_UNDER_WAY)
+        latency = self.network.latency_ms / 1000
         delivery = asyncio.create_task(self._deliver(under_way, writer))
         with contextlib.suppress(ConnectionError):
             while block := await reader.read(BLOCK):
                 now = time.monotonic()
-                latency = self.network.seconds(0)
-                sending = self.network.seconds(len(block)) - latency
+                sending = len(block) / (self.network.megabytes_per_second * 1e6)
                 self.free = max(now, self.free) + sending
-                under_way.put_nowait((self.free + latency, block))
+                await under_way.put((self.free + latency, block))
                 await asyncio.sleep(max(0, self.free - now - AHEAD))
-        under_way.put_nowait((max(time.monotonic(), self.free), None))
+        await under_way.put((max(time.monotonic(), self.free) + latency, None))
         await delivery
 
     async def _deliver(self, under_way, writer):
-        with contextlib.suppress(ConnectionError):
+        with contextlib.suppress(OSError):
             while True:
                 due, block = await under_way.get()
                 await asyncio.sleep(max(0, due - time.monotonic()))
                 while self.is_silent:
                     await asyncio.sleep(3600)
-                if block is None:
-                    break
+                if block is None:  # the sender has closed this direction
+                    writer.write_eof()
+                    return
                 writer.write(block)
                 await writer.drain()
-        writer.close()
+        # The receiver is no more. Take in what still comes: nobody else would.
+        while (await under_way.get())[1] is not None:
+            pass

@@ -18,6 +18,7 @@ from collections.abc import Callable
 from typing import Any
 
 from course_launcher import server
+from course_launcher.network import SILENCE as SILENCE_VARIABLE
 from course_launcher.network import Network
 from course_launcher.outcomes import WorkerError
 from course_launcher.packing import pack
@@ -100,7 +101,7 @@ def run_on_workers(
         WorkerError: when a worker raises, dies, or misses the deadline (the others get
             12 seconds to say what they noticed).
         ValueError: for arguments that make no sense or cannot travel, and for `network`
-            where `env` or this process chooses JAX.
+            where `env` or this process chooses JAX, or with `coordinated`.
         RuntimeError: on other systems than Linux and macOS, or when processes cannot be
             started or temporary files not be written.
     """
@@ -110,7 +111,7 @@ def run_on_workers(
         own = env(index) if callable(env) else env
         envs.append({"CUDA_VISIBLE_DEVICES": "-1"} | _texts(own))
     if network is not None:
-        _check_network(network, envs)
+        _check_network(network, envs, coordinated)
     return _run(
         _packed(function, args),
         [f"worker {index}" for index in range(count)],
@@ -168,7 +169,7 @@ def _texts(env):
     return {name: str(value) for name, value in (env or {}).items()}
 
 
-def _check_network(network, envs):
+def _check_network(network, envs, coordinated):
     if not isinstance(network, Network):
         raise ValueError(
             f"network={network!r}: must be a Network, such as "
@@ -178,6 +179,11 @@ def _check_network(network, envs):
         raise ValueError(
             f"network: for at most {MOST_WITH_NETWORK} workers, not {len(envs)}: each "
             "two of them have a link"
+        )
+    if coordinated:
+        raise ValueError(
+            "network: not for coordinated runs: TensorFlow tells all workers the "
+            "coordinator's addresses, so that they would share the coordinator's links"
         )
     if any((os.environ | env).get("KERAS_BACKEND") == "jax" for env in envs):
         raise ValueError(
@@ -217,7 +223,7 @@ def _run(call, names, envs, **wishes):
     """
     begin_until = time.monotonic() + STARTING
     inherited = dict(os.environ)
-    for name in "TF_CONFIG", "COURSE_ATTEMPT":
+    for name in "TF_CONFIG", "COURSE_ATTEMPT", SILENCE_VARIABLE:
         inherited.pop(name, None)
     job = Job(
         call=call,

@@ -2,7 +2,8 @@
 
 Read from the program that XLA has compiled for Keras on JAX, on as many devices as this
 process has. Simulated ones will do: `--xla_force_host_platform_device_count=8` in
-XLA_FLAGS. On other devices the compiler may choose otherwise.
+XLA_FLAGS. On other devices the compiler may choose otherwise; and on CPUs it exchanges
+bfloat16 numbers as float32.
 """
 
 import dataclasses
@@ -20,11 +21,14 @@ EXCHANGES = (
 INSTRUCTION = re.compile(rf"= (.*?) ({'|'.join(EXCHANGES)})(-start)?\(")
 ARRAY = re.compile(r"\b([a-z]+)(\d*)[a-z\d]*\[([\d,]*)\]")
 """A type such as f32[128,10] or bf16[] or pred[3]: its letters, bits and sizes."""
-GROUPS = re.compile(r"replica_groups=(?:\{\{([\d,]+)\}|\[\d+,(\d+)\])")
-"""The first group, as a list of devices; or how many groups there are of which size."""
-MESH = re.compile(r"replica_groups=mesh\[([^\]]*)\] ?\{([^}]*)\}")
+GROUPS = re.compile(r"replica_groups=(?:\{\{([\d,]+)\}|\[\d+,(\d+)\]|(\{\}))")
+"""The first group, as a list of devices; or how many groups there are of which size; or
+all."""
+MESH = re.compile(r"replica_groups=mesh\[([^\]]*)\][^{]*\{([^}]*)\}")
 """Since JAX 0.10: the axes of a mesh with their sizes, and those that a group is
 along."""
+COMPUTATION = re.compile(r"^(?:ENTRY )?%?([\w.-]+) \(.*\{$")
+LOOP = re.compile(r'while\(.*body=%?([\w.-]+).*"known_trip_count":\{"n":"(\d+)"')
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,7 +47,7 @@ class Collective:
 
     @property
     def sent(self) -> float:
-        """The bytes that each device sends, if the exchange goes round a ring.
+        """The bytes that a device sends at most, if the exchange goes round a ring.
 
         Source: Thakur, Rabenseifner & Gropp, Optimization of collective communication
             operations in MPICH, 2005.
@@ -59,7 +63,8 @@ class Collective:
 
 
 def collectives(build: Callable, distribution, batch: tuple) -> list[Collective]:
-    """Return the exchanges of a compiled training step, in the program's order.
+    """Return the exchanges of a compiled training step, in the program's order; those
+    of a loop, such as a recurrent layer's, as many times as it turns.
 
     The model is built, and trained on the batch once, so that all its variables are
     there. Keras' distribution is afterwards what it was.
@@ -68,13 +73,15 @@ def collectives(build: Callable, distribution, batch: tuple) -> list[Collective]
         build: returns a new compiled Keras model.
         distribution: a `keras.distribution.DataParallel` or `ModelParallel`; None: on
             one device.
-        batch: (inputs, targets) of one step, of all devices together: arrays, or dicts
-            or lists of them.
+        batch: (inputs, targets) of one step, of all devices together, or (inputs,
+            targets, weights): arrays, or dicts or lists of them.
 
     Raises:
-        ValueError: where Keras is not on JAX.
+        ValueError: where Keras is not on JAX, and for arguments that make no sense.
     """
     import keras
+
+    _check(build, distribution, batch)
 
     if keras.backend.backend() != "jax":
         raise ValueError(
@@ -88,8 +95,10 @@ def collectives(build: Callable, distribution, batch: tuple) -> list[Collective]
     keras.distribution.set_distribution(distribution)
     try:
         model = build()
-        inputs, targets = batch
-        model.fit(inputs, targets, batch_size=_examples_in(batch), verbose=0)
+        inputs, targets, *weights = batch
+        options = {"sample_weight": weights[0]} if weights else {}
+        size = _examples_in(batch)
+        model.fit(inputs, targets, batch_size=size, verbose=0, **options)
         variables = (
             model.trainable_variables,
             model.non_trainable_variables,
@@ -113,19 +122,45 @@ def read_collectives(program: str, devices: int) -> list[Collective]:
     Args:
         program: the optimized program, as `compiled.as_text()` gives it.
         devices: how many the program runs on: a group without a list has all.
+
+    Raises:
+        ValueError: for groups, or the start of an exchange, that are written in a way
+            that is not known here.
     """
-    found = []
+    found, times, computation = [], _times(program), ""
     for line in program.splitlines():
+        if head := COMPUTATION.match(line):
+            computation = head[1]
         instruction = INSTRUCTION.search(line)
         if not instruction:
             continue
         result, kind, start = instruction.groups()
         arrays = [_bytes_of(*each.groups()) for each in ARRAY.finditer(result)]
-        if start and kind in ("all-gather", "collective-permute"):
-            # What such a start returns has its operands first, then as many results.
+        if start and kind == "all-gather":
+            # What this start returns has its operands first, then as many results.
             arrays = arrays[len(arrays) // 2 :]
-        found.append(Collective(kind, sum(arrays), _size_of_group(line, devices)))
+        elif start and kind == "collective-permute":
+            arrays = arrays[1:2]
+        elif start and kind != "all-reduce":
+            raise ValueError(f"program: what {kind}-start returns is not known here")
+        one = Collective(kind, sum(arrays), _size_of_group(line, devices))
+        found += times.get(computation, 1) * [one]
     return found
+
+
+def _times(program):
+    """Return how often the body of each loop runs, where the compiler knows it."""
+    callers, turns, computation = {}, {}, ""
+    for line in program.splitlines():
+        if head := COMPUTATION.match(line):
+            computation = head[1]
+        if loop := LOOP.search(line):
+            callers[loop[1]], turns[loop[1]] = computation, int(loop[2])
+
+    def times(body):  # a loop may stand in another one's body
+        return turns[body] * times(callers[body]) if body in turns else 1
+
+    return {body: times(body) for body in turns}
 
 
 def _bytes_of(letters, bits, sizes):
@@ -140,10 +175,26 @@ def _size_of_group(line, devices):
         sizes = dict(re.findall(r"('[^']*')=(\d+)", mesh[1]))
         return math.prod(int(sizes[axis]) for axis in re.findall(r"'[^']*'", mesh[2]))
     groups = GROUPS.search(line)
-    if not groups:
-        return devices
-    listed, size = groups.groups()
-    return len(listed.split(",")) if listed else int(size)
+    if groups and (groups[1] or groups[2]):
+        return len(groups[1].split(",")) if groups[1] else int(groups[2])
+    if "replica_groups=" in line and not groups:
+        raise ValueError(f"program: groups that are not known here: {line.strip()}")
+    return devices
+
+
+def _check(build, distribution, batch):
+    if not callable(build):
+        raise ValueError(f"build={build!r}: must be a function that returns a model")
+    if distribution is not None and not hasattr(distribution, "get_data_layout"):
+        raise ValueError(
+            f"distribution={distribution!r}: must be a keras.distribution.DataParallel "
+            "or ModelParallel, or None"
+        )
+    if not isinstance(batch, tuple) or len(batch) not in (2, 3):
+        raise ValueError(
+            f"batch: must be (inputs, targets) or (inputs, targets, weights), not "
+            f"{type(batch).__name__}"
+        )
 
 
 def _examples_in(batch):

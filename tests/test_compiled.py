@@ -19,6 +19,9 @@ ENTRY %main {
   %f = f32[4]{0} reduce-scatter(%q), replica_groups={{0,1,2,3}}, to_apply=%add
   %g = (f32[1,16]{1,0}, f32[1,16]{1,0}) all-to-all(%q, %r), replica_groups={{0,1}}
   %h = pred[8]{0} collective-permute(%q), source_target_pairs={{0,1},{1,2}}
+  %l = f32[4]{0} all-gather(%q), replica_groups=mesh['a'=4,'b'=2], device_ids=([2,4]T(1,0)) {'a'}, dimensions={0}
+  %m = f32[4]{0} all-reduce(%q), replica_groups={}, to_apply=%add
+  %n = (f32[8]{0}, f32[8]{0}, u32[], u32[]) collective-permute-start(%q), source_target_pairs={{0,1}}
   %j = f32[4]{0} all-reduce(%q), replica_groups=mesh['axis_0'=2,'axis_1'=4] {'axis_0'}, to_apply=%add
   %k = f32[4]{0} all-reduce(%q), replica_groups=mesh['a'=2,'b'=4] {'a','b'}, to_apply=%add
   %i = f32[4]{0} add(%all-reduce.1, %x)
@@ -36,9 +39,60 @@ def test_a_program_is_read():
         ("reduce-scatter", 16, 4),
         ("all-to-all", 128, 2),
         ("collective-permute", 8, 8),
+        ("all-gather", 16, 4),
+        ("all-reduce", 16, 8),
+        ("collective-permute", 32, 8),
         ("all-reduce", 16, 2),
         ("all-reduce", 16, 8),
     ]
+
+
+LOOPS = """
+%inner.2 (arg: (s32[], f32[4])) -> (s32[], f32[4]) {
+  %a = f32[4]{0} all-reduce(%x), replica_groups={}, to_apply=%add
+}
+
+%outer.1 (arg: (s32[], f32[4])) -> (s32[], f32[4]) {
+  %b = f32[2]{0} all-gather(%x), replica_groups={}, dimensions={0}
+  %w = (s32[], f32[4]{0}) while(%t), condition=%c, body=%inner.2, backend_config={"known_trip_count":{"n":"3"}}
+}
+
+ENTRY %main.9_spmd (p: f32[4]) -> f32[4] {
+  %w = (s32[], f32[4]{0}) while(%t), condition=%c, body=%outer.1, backend_config={"known_trip_count":{"n":"5"}}
+  %c = f32[1]{0} all-reduce(%x), replica_groups={}, to_apply=%add
+}
+"""
+
+
+def test_exchanges_in_loops_count_as_often_as_they_happen():
+    found = [(each.kind, each.bytes) for each in read_collectives(LOOPS, 8)]
+    assert found == [("all-reduce", 16)] * 15 + [("all-gather", 8)] * 5 + [("all-reduce", 4)]
+
+
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        ("%a = f32[4] all-reduce(%x), replica_groups=new{0}, to_apply=%add", "groups that are not known here"),
+        ("%a = ((f32[32]), f32[4]) reduce-scatter-start(%x), replica_groups={}", "what reduce-scatter-start returns"),
+    ],
+)
+def test_what_is_not_understood_is_not_counted(line, words):
+    with pytest.raises(ValueError, match=words):
+        read_collectives(line, 8)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ((None, None, (1, 2)), "build=None: must be a function"),
+        ((print, "data", (1, 2)), "distribution='data': must be a keras.distribution"),
+        ((print, None, None), "batch: must be"),
+        ((print, None, (1,)), "batch: must be"),
+    ],
+)
+def test_wrong_arguments(arguments, words):
+    with pytest.raises(ValueError, match=words):
+        collectives(*arguments)
 
 
 @pytest.mark.parametrize(
@@ -51,7 +105,7 @@ def test_what_each_device_sends(kind, sent):
 
 def test_only_on_jax():
     with pytest.raises(ValueError, match="collectives: Keras is on tensorflow here"):
-        collectives(lambda: None, None, ())
+        collectives(lambda: None, None, (1, 2))
 
 
 READ = """

@@ -26,8 +26,9 @@ def test_how_long_a_message_is_under_way():
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        ({"latency_ms": -1}, "latency_ms=-1: must be a finite number, 0 or more"),
+        ({"latency_ms": -1}, "latency_ms=-1: must be a finite number from 0 to"),
         ({"latency_ms": "2"}, "latency_ms='2': must be"),
+        ({"latency_ms": 1e300}, "must be a finite number from 0 to 60000"),
         ({"megabytes_per_second": 0}, "megabytes_per_second=0: must be a finite number, 0.001 or more"),
     ],
 )
@@ -42,6 +43,7 @@ def test_links_that_make_no_sense(arguments, words):
         ({"network": 2}, "network=2: must be a Network, such as"),
         ({"network": Network(), "env": {"KERAS_BACKEND": "jax"}}, "only for TensorFlow's workers. JAX's"),
         ({"network": Network(), "workers": 9}, "network: for at most 8 workers"),
+        ({"network": Network(), "coordinated": True}, "network: not for coordinated runs"),
     ],
 )
 def test_runs_that_have_none(options, words):
@@ -220,26 +222,68 @@ def test_a_partition_is_noticed_by_its_heartbeat():
         assert kind in ("UnavailableError", "DeadlineExceededError", "AbortedError") and 5 < seconds < 60
 
 
-def kill_parent():
+def kill_parent(path):
+    addresses = json.loads(os.environ["TF_CONFIG"])["cluster"]["worker"]
+    (link,) = [address for k, address in enumerate(addresses) if k != worker_index()]
+    with open(f"{path}/{worker_index()}", "w") as file:
+        file.write(link)
+    time.sleep(0.5)
     os.kill(os.getppid(), signal.SIGKILL)
     time.sleep(10)
 
 
-def test_the_links_end_with_the_process_of_the_run():
-    before = {each.pid for each in psutil.process_iter()}
+def test_the_links_end_with_the_process_of_the_run(tmp_path):
     with pytest.raises(RuntimeError, match="the process of the run was killed"):
-        launcher.run_on_workers(kill_parent, network=Network())
+        launcher.run_on_workers(kill_parent, str(tmp_path), network=Network())
     until = time.monotonic() + 10
-    while left := {each.pid for each in psutil.process_iter() if each.pid not in before and is_a_fork(each)}:
-        assert time.monotonic() < until, left
-        time.sleep(0.1)
+    for path in tmp_path.iterdir():
+        while is_open(path.read_text()):
+            assert time.monotonic() < until
+            time.sleep(0.1)
+    assert len(list(tmp_path.iterdir())) == 2
 
 
-def is_a_fork(process):
+def is_open(address):
+    host, port = address.split(":")
     try:
-        return "course_launcher" in " ".join(process.cmdline()) and process.ppid() == 1
-    except psutil.Error:
+        socket.create_connection((host, int(port)), timeout=5).close()
+    except ConnectionRefusedError:
         return False
+    return True
+
+
+def silenced_inside():
+    def silence():
+        try:
+            launcher.silence_network()
+        except RuntimeError as error:
+            return str(error)
+
+    return launcher.run_in_process(silence)
+
+
+def test_a_run_inside_a_worker_has_no_network_of_its_own():
+    for said in launcher.run_on_workers(silenced_inside, network=Network()):
+        assert "no worker with a network of its own" in said
+
+
+def test_an_answer_to_a_connection_that_is_half_closed(echo):
+    with echo(Network(latency_ms=20)).connect() as connection:
+        connection.sendall(b"question")
+        connection.shutdown(socket.SHUT_WR)
+        begin = time.monotonic()
+        assert connection.recv(100) == b"question" and connection.recv(1) == b""
+        assert time.monotonic() - begin > 0.03  # the end takes as long as every byte
+
+
+def test_what_nobody_reads_is_not_taken_without_end(echo):
+    made = echo(Network())
+    made.echo = lambda connection: time.sleep(20)
+    with made.connect() as connection:
+        connection.settimeout(2)
+        with pytest.raises(TimeoutError):
+            for _ in range(400):
+                connection.sendall(bytes(2**20))
 
 
 def test_links_that_end_by_themselves_are_told_of():

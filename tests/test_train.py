@@ -1081,8 +1081,8 @@ KNOWN = "        self.state = State(model, backend)\n"
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        (("--local-workers", 2), "which one is wrong cannot be said of two"),
-        (("--logical-cpus", 4), "replica 3, of worker 0, differs from all others"),
+        (("--local-workers", 2), "which one is wrong cannot be said"),
+        (("--logical-cpus", 4), "replica 3 of worker 0 differs from the majority"),
     ],
 )
 def test_a_bit_that_flips_in_one_replica(folder, backend, options, words):
@@ -1093,6 +1093,20 @@ def test_a_bit_that_flips_in_one_replica(folder, backend, options, words):
     assert process.returncode == 1 and "/kernel: " + words in said, said
     assert re.search(r"after step [45] of epoch 1 the replicas' weights differ in", said), said
     assert "nothing is saved yet; started again, it begins anew" in said and "Traceback" not in said
+
+
+def test_a_bit_that_flips_in_a_frozen_layer(folder):
+    first = FLIP.replace("self.model.layers[-1]", "self.model.layers[0]")
+    known = KNOWN, KNOWN + "        globals()['TRAINER'] = backend\n"
+    frozen = COMPILED, "    model.layers[0].trainable = False\n" + COMPILED
+    changed(folder, (NO_CALLBACKS, first), known, frozen)
+    said = start(folder, "--logical-cpus", 4, "--epochs", 1, "--check-replicas", 50).communicate(timeout=300)[0]
+    assert "the replicas' weights differ in sequential/conv2d/kernel: replica 3 of" in said, said  # before the save
+
+
+def test_one_replica_has_nothing_to_compare(folder):
+    (_, (said,)) = ends(start(folder, "--epochs", 1, "--check-replicas", 2))
+    assert "--check-replicas: there is one replica, nothing to compare" in said
 
 
 @pytest.mark.parametrize("backend", ["tensorflow", "jax"])

@@ -161,7 +161,7 @@ def lines(  # noqa: PLR0913
                 ha=side,
                 size=10,
             )
-    style.legend(figure, handles)
+    style.legend(figure, handles, fewest=1)
     return figure
 
 

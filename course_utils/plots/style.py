@@ -187,8 +187,14 @@ def _tell_titles(kind):
         pictures.for_type(kind, with_title)
 
 
-def legend(figure: Figure, handles: dict) -> None:
-    """Draw one legend for the whole figure, below it. handles: `{label: handle}`."""
+def legend(figure: Figure, handles: dict, fewest: int = 2) -> None:
+    """Draw one legend for the whole figure, below it, if it has so many entries.
+
+    handles: `{label: handle}`; what has no label is left out.
+    """
+    handles = {label: handle for label, handle in handles.items() if label}
+    if len(handles) < fewest:
+        return
     columns = max(1, min(len(handles), 92 // (max(map(len, handles)) + 7)))
     figure.legend(handles.values(), handles, loc="outside lower center", ncols=columns)
 
