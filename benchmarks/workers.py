@@ -24,6 +24,9 @@ from tools.cells import executed
 
 BATCHES = (64, 128, 256, 512, 1024)
 CELLS = ["set-up", "report", "processes", "settings", "train-step"]
+CELLS += ["network", "exchanges", "make-step"]
+FUNCTIONS = ["new_model", "make_train_step", "make_step"]
+FUNCTIONS += ["nothing", "all_reduce", "in_half_precision"]
 
 
 def on_one_core():
@@ -37,52 +40,40 @@ def on_one_core():
     return index, workers
 
 
-def with_tensorflow(batches, new_model, make_train_step):
+def with_tensorflow(batches, notebook):
     """Measure four steps with the model of notebook 03: without any exchange, with one
     of the gradients, four steps a call; and section 2's loop, one step a call.
 
     Args:
         batches: examples of each worker in a step.
-        new_model, make_train_step: the notebook's.
+        notebook: its functions, by name (FUNCTIONS).
     """
-    import keras
     import tensorflow as tf
 
     on_one_core()
     strategy = tf.distribute.MultiWorkerMirroredStrategy()
-    model = new_model(tf.distribute.OneDeviceStrategy("CPU:0"))
-    mirrored = new_model(strategy)
+    model = notebook["new_model"](tf.distribute.OneDeviceStrategy("CPU:0"))
+    mirrored = notebook["new_model"](strategy)
+    make_train_step = notebook["make_train_step"]
     train_step = make_train_step(strategy, mirrored, mirrored.optimizer)
-    loss_of = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
-
-    def averaged(values):
-        return tf.distribute.get_replica_context().all_reduce("MEAN", values)
-
-    def averaged_halves(gradients):
-        halves = averaged([tf.cast(gradient, tf.float16) for gradient in gradients])
-        return [tf.cast(gradient, tf.float32) for gradient in halves]
 
     def steps(exchange):
-        weights = model.trainable_variables
-
-        def gradients_of(images, labels):
-            with tf.GradientTape() as tape:
-                loss = loss_of(labels, model(images, training=True))
-            return exchange(tape.gradient(loss, weights))  # type: ignore
+        make_step = notebook["make_step"]
+        step = make_step(strategy, model, model.optimizer, notebook[exchange])
 
         @tf.function(reduce_retracing=True)
         def four_steps(images, labels):
             for _ in tf.range(4):
-                gradients = strategy.run(gradients_of, args=(images, labels))
-                model.optimizer.apply_gradients(zip(gradients, weights, strict=True))
+                step(images, labels)
 
         return four_steps
 
     def step_by_step(images, labels):
         return [float(train_step(images, labels)) for _ in range(4)]
 
-    ways = {"nothing": steps(lambda gradients: gradients), "float32": steps(averaged)}
-    more = {"float16": steps(averaged_halves), "step by step": step_by_step}
+    ways = {name: steps(name) for name in ("nothing", "all_reduce")}
+    more = {"step by step": step_by_step}
+    more["in_half_precision"] = steps("in_half_precision")
     images, labels = data.load_digits()[0]
     found = {}
     for batch in batches:
@@ -215,21 +206,16 @@ def network(batches):
         contextlib.redirect_stdout(sys.stderr),
         executed("03_multi_worker_strategy", *CELLS) as space,
     ):
-        tensorflow = run_on_workers(
-            with_tensorflow,
-            batches,
-            space["new_model"],
-            space["make_train_step"],
-            timeout=300,
-        )[0]
+        notebook = {name: space[name] for name in FUNCTIONS}
+        tensorflow = run_on_workers(with_tensorflow, batches, notebook, timeout=300)[0]
     names = {
         "nothing": "nothing: the limit",
         "step by step": "section 2's loop",
-        "float32": "four steps a call",
-        "float16": "four a call, float16",
+        "all_reduce": "four steps a call",
+        "in_half_precision": "four a call, float16",
     }
     table("TensorFlow", tensorflow, names)
-    for way in "float32", "float16":
+    for way in "all_reduce", "in_half_precision":
         ratio = tensorflow[128]["step by step"].median / tensorflow[128][way].median
         print(
             f"{names[way]:26}× {ratio:.2f} of section 2's loop, at 128 examples a "
@@ -254,7 +240,7 @@ def network(batches):
     )
     ratios = []
     for batch in batches:
-        reduced = tensorflow[batch]["float32"].median
+        reduced = tensorflow[batch]["all_reduce"].median
         ratios.append(f"{pytorch[batch]['gradients'].median / reduced:.2f}")
     print(f"{'TensorFlow / PyTorch':26}" + "".join(f"{ratio:>13}" for ratio in ratios))
 

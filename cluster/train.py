@@ -2840,16 +2840,10 @@ class Run:
 
     def differing_weights(self):
         """Return the paths of weights in which processes differ; all must ask."""
-        import numpy as np
-
-        digests = [
-            np.frombuffer(hashlib.sha256(array.tobytes()).digest()[:4], "int32")
-            for array in self.model.get_weights()
-        ]
-        gathered = self.backend.gather(np.stack(digests))
-        differ = (gathered != gathered[0]).any(axis=(0, 2))
-        paths = [weight.path for weight in self.model.weights]
-        return list(itertools.compress(paths, differ))
+        weights = self.model.weights
+        digests = self.digests_of_replicas(weights)
+        first_of_each = digests[:: self.backend.local_replicas]
+        return [weights[index].path for index in odd_ones(first_of_each)]
 
     def check_replicas(self, where):
         """End where weights differ between replicas, which a sound run keeps equal.

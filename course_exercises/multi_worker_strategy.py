@@ -43,50 +43,8 @@ def tf_config(function):
 
 
 @exercise("Exercise 2")
-def check_worker_shard(function):
-    """Check exercise 2: `function(examples, global_batch_size, num_workers, index)` is
-    the data set of one worker's batches.
-
-    Step k of all workers together must hold the k-th global batch, in equal parts.
-    """
-    import numpy as np
-    import tensorflow as tf
-
-    for count, batch, workers in (24, 8, 2), (24, 6, 3), (16, 4, 4):
-        parts = [
-            function(tf.data.Dataset.range(count), batch, workers, index)
-            for index in range(workers)
-        ]
-        seen = [
-            [np.atleast_1d(step).tolist() for step in each.as_numpy_iterator()]
-            for each in parts
-        ]
-        case = f"{count} examples, global batch {batch}, {workers} workers"
-        lengths = {len(each) for each in seen}
-        if lengths != {count // batch}:
-            return (
-                f"{case}: an epoch has {count // batch} steps, and your workers make "
-                f"{sorted(lengths)}."
-            )
-        for k, steps in enumerate(zip(*seen, strict=True)):
-            if {len(step) for step in steps} != {batch // workers}:
-                return (
-                    f"{case}: in step {k} each should see {batch // workers} examples, "
-                    f"and they see {list(steps)}."
-                )
-            if sorted(each for step in steps for each in step) != list(
-                range(k * batch, (k + 1) * batch)
-            ):
-                return (
-                    f"{case}: step {k} should hold {k * batch} to "
-                    f"{(k + 1) * batch - 1}, and holds {list(steps)}."
-                )
-    return ""
-
-
-@exercise("Exercise 3")
 def sum_over_workers(function, run=None):
-    """Check exercise 3: on two workers `function()` returns, on both, the sum of what
+    """Check exercise 2: on two workers `function()` returns, on both, the sum of what
     both
     hold: 12.0.
 
@@ -109,9 +67,9 @@ def sum_over_workers(function, run=None):
     return ""
 
 
-@exercise("Exercise 4")
+@exercise("Exercise 3")
 def how_often_to_save(lost_share, best_interval):
-    """Check exercise 4: which share of the time saves and failures take, and the
+    """Check exercise 3: which share of the time saves and failures take, and the
     interval between two saves at which it is least.
 
     Args:

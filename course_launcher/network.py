@@ -236,17 +236,19 @@ class Wire:
     ) -> None:
         """Pass on what one connection's sender writes, late and slowly, to its end."""
         under_way: asyncio.Queue = asyncio.Queue(MOST_UNDER_WAY)
-        latency = self.network.latency_ms / 1000
         delivery = asyncio.create_task(self._deliver(under_way, writer))
         with contextlib.suppress(ConnectionError):
             while block := await reader.read(BLOCK):
-                now = time.monotonic()
-                sending = len(block) / (self.network.megabytes_per_second * 1e6)
-                self.free = max(now, self.free) + sending
-                await under_way.put((self.free + latency, block))
-                await asyncio.sleep(max(0, self.free - now - AHEAD))
-        await under_way.put((max(time.monotonic(), self.free) + latency, None))
+                await under_way.put((self._take(len(block)), block))
+                await asyncio.sleep(max(0, self.free - time.monotonic() - AHEAD))
+        await under_way.put((self._take(0), None))
         await delivery
+
+    def _take(self, size):
+        """Return when so many bytes arrive that are handed over now."""
+        arrives = max(time.monotonic(), self.free) + self.network.seconds(size)
+        self.free = arrives - self.network.seconds(0)
+        return arrives
 
     async def _deliver(self, under_way, writer):
         with contextlib.suppress(OSError):

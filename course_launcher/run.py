@@ -177,6 +177,10 @@ class Notebook:
     def fileno(self) -> int:
         return self.connection.fileno()
 
+    def inherited(self, method: str) -> int | None:
+        """Return the connection's file descriptor where a new process has it, too."""
+        return self.fileno() if method == "fork" else None
+
     def tell(self, kind: str, content: Any = None) -> None:
         """Send a note; raise NotebookHasEnded where nobody takes it."""
         try:
@@ -275,10 +279,9 @@ def _attempt(job, notebook, method, attempt, deadline):
 
 def _started_links(network, addresses, folder, method, notebook):
     """Return the links between the workers; they listen already."""
-    inherited = notebook.fileno() if method == "fork" else None
     try:
         links = Links(network, addresses, folder)
-        links.start(method, inherited)
+        links.start(method, notebook.inherited(method))
     except OSError as problem:
         raise CannotStart(problem.strerror) from problem
     return links
@@ -341,7 +344,7 @@ class Worker:
         os.environ.clear()  # this process needs none; the worker inherits what is set
         os.environ.update(self.env)
         context: Any = multiprocessing.get_context(method)
-        inherited = self.notebook.fileno() if method == "fork" else None
+        inherited = self.notebook.inherited(method)
         arguments = (call, output, result, port, inherited)
         self.process = context.Process(target=child.work, args=arguments)
         with output, result:

@@ -82,7 +82,6 @@ def collectives(build: Callable, distribution, batch: tuple) -> list[Collective]
     import keras
 
     _check(build, distribution, batch)
-
     if keras.backend.backend() != "jax":
         raise ValueError(
             f"collectives: Keras is on {keras.backend.backend()} here, and reads the "
@@ -97,7 +96,7 @@ def collectives(build: Callable, distribution, batch: tuple) -> list[Collective]
         model = build()
         inputs, targets, *weights = batch
         options = {"sample_weight": weights[0]} if weights else {}
-        size = _examples_in(batch)
+        size = len(jax.tree.leaves(batch)[0])
         model.fit(inputs, targets, batch_size=size, verbose=0, **options)
         variables = (
             model.trainable_variables,
@@ -195,12 +194,6 @@ def _check(build, distribution, batch):
             f"batch: must be (inputs, targets) or (inputs, targets, weights), not "
             f"{type(batch).__name__}"
         )
-
-
-def _examples_in(batch):
-    import jax
-
-    return len(jax.tree.leaves(batch)[0])
 
 
 def _placed(array, distribution):

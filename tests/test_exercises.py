@@ -158,10 +158,6 @@ def largest(losses, least):
     return tf.reduce_max(tf.where(places[:, None] >= places[None, :], losses[None, :], least), axis=1)
 
 
-def count_of(dataset):
-    return int(dataset.cardinality())
-
-
 TODO = "Replace the `...`."
 RAISED = "Your code raised RuntimeError: Broken. In two sentences."
 WRONG = {
@@ -270,15 +266,6 @@ WRONG = {
         (lambda hosts, port, index: json.dumps(config(hosts, 1, index)), "'cluster' is {'worker': ['node-1:1'"),
         (lambda hosts, port, index: json.dumps(hosts), "'cluster' is None"),
     ],
-    "check_worker_shard": [
-        (lambda examples, batch, n, i: examples.batch(batch), "each should see 4 examples, and they see [[0, 1,"),
-        (lambda examples, batch, n, i: examples.batch(batch // n), "3 steps, and your workers make [6]"),
-        (lambda examples, batch, n, i: examples.shard(n, 0).batch(batch // n), "step 0 should hold 0 to 7, and holds"),
-        (lambda examples, batch, n, i: examples.shard(n, i).batch(batch), "and your workers make [2]"),
-        (lambda examples, batch, n, i: examples.skip(i * count_of(examples) // n).take(count_of(examples) // n)
-            .batch(batch // n), "step 0 should hold 0 to 7, and holds [[0, 1, 2, 3], [12,"),
-        (lambda examples, batch, n, i: examples.shard(2, i % 2).batch(batch // 2), "24 examples, global batch 6, 3"),
-    ],
     "sum_over_workers": [
         (lambda: 6.0, "so both should return 12.0; they return [6.0, 6.0]."),
         (in_turn(12.0, 6.0), "they return [12.0, 6.0]."),
@@ -339,10 +326,6 @@ RIGHT = {
     "replica_loss": [lambda losses, weights, penalty, real, n: (losses * weights).sum() / real + penalty / n],
     "examples_seen": [lambda strategy, labels: strategy.reduce("SUM", sizes_of(strategy, labels), axis=None)],
     "tf_config": [lambda *answer: json.dumps(config(*answer)), lambda *answer: json.dumps(config(*answer), indent=2)],
-    "check_worker_shard": [
-        lambda examples, batch, n, i: examples.shard(n, i).batch(batch // n),
-        lambda examples, batch, n, i: examples.batch(batch).map(lambda each: tf.split(each, n)[i]),
-    ],
     "sum_over_workers": [lambda: 12.0],
     "how_often_to_save": [lost],
     "fitting_batch": [lambda wanted, cores: math.ceil(wanted / (8 * cores)) * 8 * cores],

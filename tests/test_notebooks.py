@@ -144,8 +144,11 @@ def exercises_have_solutions(notebook, name):
         yield f"{len(exercises)} exercises"
     for each in exercises:
         solution = cells.get(each.replace("exercise", "solution"))
-        if "not solved yet" not in "".join(map(stored_text, cells[each].outputs)):
+        said = "".join(map(stored_text, cells[each].outputs))
+        if "not solved yet" not in said:
             yield f"{each} does not say that it is not solved yet"
+        elif not said.startswith(f"Exercise {each.removeprefix('exercise-')}:"):
+            yield f"{each} says that it is another one: {said[:12]}"
         if solution is None or "✓ right" not in "".join(map(stored_text, solution.outputs)):
             yield f"{each} has no solution that its check calls right"
         elif not solution.metadata.get("jupyter", {}).get("source_hidden"):

@@ -271,7 +271,7 @@ def bars(
         )
     axes.xaxis.set_major_formatter(number)
     if named or across:
-        style.legend(figure, {name: handle for name, handle in handles.items() if name})
+        style.legend(figure, handles)
     return figure
 
 
