@@ -3,6 +3,7 @@
 from course_utils.plots.style import (
     COLOURS,
     MUTED,
+    TRAVELS_INK,
     Figure,
     arrow,
     box,
@@ -46,13 +47,15 @@ def workers(processes: dict, title: str, travels: str, shared: str = "") -> Figu
             )
         arrow(
             axes,
-            (left + span / 2 - 0.1, low + 0.72),
-            (left + span / 2 - 0.1, low + 0.48),
+            (left + span / 2 - 0.1, low + 0.76),
+            (left + span / 2 - 0.1, low + 0.44),
             COLOURS["travels"],
             2.4,
+            arrowstyle="<|-|>",
         )
         if shared:
-            arrow(axes, (left + 0.5, low), (left + 0.5, 0.44), patchA=None)
+            ends = (left + 0.5, low + 0.02), (left + 0.5, 0.42)
+            arrow(axes, *ends, arrowstyle="<|-|>")
     box(
         axes,
         0.28,
@@ -61,7 +64,6 @@ def workers(processes: dict, title: str, travels: str, shared: str = "") -> Figu
         0.36,
         COLOURS["travels"],
         travels,
-        color="white",
         weight="bold",
     )
     if shared:
@@ -75,7 +77,8 @@ def shards(policies: dict, total: int, title: str) -> Figure:
     [[[example, …], …] of each worker]}`.
 
     An example that is seen twice is drawn in the colour of what is wrong; those that
-    nobody sees are named.
+    nobody sees are named, and stand dashed at the right; grey is a step in which a
+    worker has nothing.
     """
     line, square, count = 0.3, 0.25, len(next(iter(policies.values())))
     tall = count * line + 0.42
@@ -105,26 +108,61 @@ def shards(policies: dict, total: int, title: str) -> Figure:
             axes.text(
                 0.12, y + 0.12, f"worker {worker}", va="center", size=9, color=MUTED
             )
-            for step in steps:
+            idle = [[]] * (max(map(len, seen)) - len(steps))
+            for step in [*steps, *idle]:
                 for example in step:
                     fill = COLOURS["wrong" if flat.count(example) > 1 else "inputs"]
                     box(axes, x, y, square, square - 0.02, fill, str(example), size=8.3)
                     x += square + 0.03
+                if not step:  # it has nothing left
+                    empty = 2 * square + 0.03
+                    box(axes, x, y, empty, square - 0.02, COLOURS["waiting"])
+                    x += empty + 0.03
                 x += 0.12
+        for k, example in enumerate(missing):
+            x = 7.15 - (square + 0.03) * (len(missing) - k)
+            y = top - 0.3 - line + 0.05
+            box(axes, x, y, square, square - 0.02, "white", example, True, size=8.3)
+    return figure
+
+
+@styled()
+def slices(sizes: dict, title: str) -> Figure:
+    """Draw how many of the examples left over each replica gets: `{examples left over:
+    [of each replica]}`; a replica without one is dashed.
+    """
+    line, square = 0.36, 0.24
+    figure, axes = canvas(title, 0.5 + line * len(sizes))
+    span = 5.9 / max(map(len, sizes.values()))
+    top = 0.3 + line * len(sizes)
+    label(axes, 0.5, top, "left over", size=9.5)
+    for replica in range(max(map(len, sizes.values()))):
+        label(axes, 1.2 + span * (replica + 0.5), top, f"replica {replica}", size=9.5)
+    for row, (count, parts) in enumerate(sizes.items(), 1):
+        y = top - line * row
+        label(axes, 0.5, y, str(count), weight="bold")
+        for replica, part in enumerate(parts):
+            middle = 1.2 + span * (replica + 0.5)
+            left = middle - (square + 0.04) * max(part, 1) / 2
+            for k in range(part):
+                place = left + (square + 0.04) * k, y - square / 2
+                box(axes, *place, square, square, COLOURS["inputs"])
+            if not part:
+                box(axes, left, y - square / 2, square, square, "white", "", True)
     return figure
 
 
 @styled()
 def parameter_server(title: str) -> Figure:
     """Draw a parameter server between two workers, which fetch weights and bring
-    gradients; a chief hands out the work.
+    gradients; a coordinator hands out the work.
     """
     figure, axes = canvas(title, 2.7)
     own = [("a batch", "inputs"), ("gradients", "gradients")]
     processes = {
         "worker 0": (0.1, 0.1, own),
         "worker 1": (5.4, 0.1, own),
-        "chief": (2.75, 1.65, [("a queue of work", "waiting")]),
+        "coordinator": (2.75, 1.65, [("a queue of work", "waiting")]),
         "parameter server": (
             2.75,
             0.1,
@@ -154,7 +192,7 @@ def parameter_server(title: str) -> Figure:
                 y,
                 text,
                 size=9,
-                color=COLOURS["travels"],
+                color=TRAVELS_INK,
                 weight="bold",
             )
     arrow(axes, (2.75, 2.1), (1.0, 1.4))

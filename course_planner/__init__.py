@@ -3,7 +3,7 @@ which class to train with.
 """
 
 # ruff: noqa: F401
-from course_planner import drawings
+from course_planner import animations, drawings
 from course_planner.advice import MACHINES, Machine, Recommendation, recommend
 from course_planner.compiled import (
     EXCHANGES,
@@ -16,6 +16,7 @@ from course_planner.layers import (
     LayerCost,
     checkpointed,
     held_bytes,
+    held_over_step,
     layer_costs,
     measured_activations,
 )

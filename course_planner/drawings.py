@@ -2,15 +2,19 @@
 in two, a decision.
 """
 
+from typing import Any
+
 from course_utils.plots.style import (
     COLOURS,
     INK,
     MUTED,
+    TRAVELS_INK,
     Figure,
     arrow,
     box,
     canvas,
     device_row,
+    ink_on,
     label,
     styled,
 )
@@ -60,7 +64,7 @@ def ring(story: list, title: str, note: str = "") -> Figure:
                 note,
                 va="top",
                 size=9,
-                color=COLOURS["travels"],
+                color=TRAVELS_INK,
                 weight="bold",
             )
             continue
@@ -92,57 +96,143 @@ def ring(story: list, title: str, note: str = "") -> Figure:
     return figure
 
 
-@styled()
-def split_layer(title: str) -> Figure:
-    """Draw a matrix split by columns and by rows over two devices: which part is where,
-    and what travels afterwards.
+def _matrix(axes, left, top, values, fill, cell=(0.25, 0.21)):
+    """Draw a matrix's numbers as a grid, from its upper left corner on; return its
+    right edge.
     """
-    figure, axes = canvas(title, 3.9)
-    by_columns = [
-        ("x", f"W, {half} half", f"y, {half} half") for half in ("left", "right")
-    ]
-    by_rows = [
-        (f"x, {x} half", f"W, {W} half", "part of y")
-        for x, W in (("left", "top"), ("right", "bottom"))
-    ]
-    cuts = (
-        ("by columns", "all-gather: side by side", by_columns),
-        ("by rows", "all-reduce: added up", by_rows),
-    )
-    for k, (name, exchange, devices) in enumerate(cuts):
-        left = 0.05 + 3.6 * k
-        label(axes, left + 1.75, 3.72, name, weight="bold", size=11)
-        for index, x, span in device_row(
-            axes, ["device 0", "device 1"], left, 0.95, 3.5, 2.55
-        ):
-            for row, (text, what) in enumerate(
-                zip(devices[index], ("inputs", "weights", "inputs"), strict=True)
-            ):
-                box(
-                    axes,
-                    x + 0.16,
-                    2.65 - 0.72 * row,
-                    span - 0.32,
-                    0.45,
-                    COLOURS[what],
-                    text,
-                )
-            for row, sign in enumerate("·="):
-                label(axes, x + span / 2, 2.515 - 0.72 * row, sign, size=12)
-            arrow(
-                axes, (x + span / 2, 1.21), (x + span / 2, 0.6), COLOURS["travels"], 2.5
+    from matplotlib.patches import Rectangle
+
+    wide, tall = cell
+    for i, row in enumerate(values):
+        for j, value in enumerate(row):
+            x, y = left + wide * j, top - tall * (i + 1)
+            axes.add_patch(
+                Rectangle((x, y), wide, tall, facecolor=fill, edgecolor=INK, lw=0.7)
             )
+            label(axes, x + wide / 2, y + tall / 2 - 0.01, f"{value:.0f}", size=8.3)
+    return left + wide * len(values[0])
+
+
+def _product(axes, left, middle, matrices):
+    """Draw x · W = y with numbers, all centred on a height."""
+    fills = COLOURS["inputs"], COLOURS["weights"], COLOURS["activations"]
+    for matrix, fill, sign in zip(matrices, fills, ("·", "=", ""), strict=True):
+        left = _matrix(axes, left, middle + 0.105 * len(matrix), matrix, fill)
+        label(axes, left + 0.12, middle, sign, size=13, weight="bold")
+        left += 0.24
+
+
+@styled()
+def split_layer(x, W, title: str) -> Figure:
+    """Draw a product x·W split by columns and by rows over two devices, with its
+    numbers: which part is where, and what travels afterwards.
+
+    x: (2, 6), W: (6, 4), whole numbers of at most three digits.
+    """
+    import numpy as np
+
+    x, W = np.asarray(x), np.asarray(W)
+    if x.shape != (2, 6) or W.shape != (6, 4):
+        raise ValueError(
+            f"x and W of shapes {x.shape} and {W.shape}: the drawing is made for "
+            "(2, 6) and (6, 4)"
+        )
+    figure, axes = canvas(title, 5.0)
+    left, right = np.split(W, 2, axis=1)
+    top, bottom = np.split(W, 2, axis=0)
+    first, last = np.split(x, 2, axis=1)
+    by_columns = [(x, left), (x, right)]
+    by_rows = [(first, top), (last, bottom)]
+    cuts = (
+        ("by columns: all of x, half of W", by_columns, 2.62, 1.72,
+         "all-gather: the two halves side by side"),
+        ("by rows: half of x, half of W", by_rows, 0.62, 1.08,
+         "all-reduce: the two parts added up, number by number"),
+    )  # fmt: skip
+    for name, products, low, tall, exchange in cuts:
+        axes.text(0.08, low + tall + 0.13, name, weight="bold", size=11, va="center")
+        for device, (mine, part) in enumerate(products):
+            x_0 = 0.06 + 3.58 * device
+            box(axes, x_0, low, 3.5, tall)
+            words = f"device {device}"
+            axes.text(x_0 + 0.1, low + tall - 0.15, words, va="center", size=9.5)
+            middle = low + (tall - 0.22) / 2
+            _product(axes, x_0 + 0.12, middle, (mine, part, mine @ part))
+            arrow(
+                axes,
+                (x_0 + 1.75, low),
+                (x_0 + 1.75, low - 0.2),
+                COLOURS["travels"],
+                2.5,
+            )
+        band = 0.06, low - 0.55, 7.08, 0.35
+        box(axes, *band, COLOURS["travels"], exchange, weight="bold")
+    return figure
+
+
+@styled()
+def layers_in_a_row(shapes: dict, sent: tuple, title: str) -> Figure:
+    """Draw two layers, the first split by columns and the second by rows, on two
+    devices: forward above, backward below, each with its one all-reduce.
+
+    Args:
+        shapes: `{"x": (2, 6), "first": (6, 4), "second": (4, 3)}`, whole ones.
+        sent: bytes that each device sends, (forward, backward).
+        title: the finding.
+    """
+    (rows, wide), (_, middle), (_, out) = (shapes[k] for k in ("x", "first", "second"))
+    half = middle // 2
+    forward = [
+        (f"x\n{rows} × {wide}", "inputs"),
+        (f"first\ncolumns, {wide} × {half}", "weights"),
+        (f"ReLU\n{rows} × {half}", "activations"),
+        (f"second\nrows, {half} × {out}", "weights"),
+        (f"output\na part, {rows} × {out}", "activations"),
+    ]
+    backward = [
+        (f"x's\na part, {rows} × {wide}", "gradients"),
+        (f"first's\n{wide} × {half}", "gradients"),
+        (f"ReLU's\n{rows} × {half}", "gradients"),
+        (f"second's\n{half} × {out}", "gradients"),
+        (f"the loss's\nwhole, {rows} × {out}", "gradients"),
+    ]
+    figure, axes = canvas(title, 4.5)
+    passes = (("forward", forward, 2.3, 1), ("backward: gradients", backward, 0.1, -1))
+    for (name, boxes, low, way), count in zip(passes, sent, strict=True):
+        first_left = 0.06 if way == 1 else 0.98
+        axes.text(0.08, low + 1.9, name, weight="bold", size=11, va="center")
+        bar = 6.42 if way == 1 else 0.06
+        words = f"all-\nreduce:\n{count} bytes\neach"
         box(
             axes,
-            left + 0.05,
-            0.15,
-            3.4,
-            0.42,
+            bar,
+            low,
+            0.72,
+            1.7,
             COLOURS["travels"],
-            exchange,
-            color="white",
+            words,
+            size=8.5,
             weight="bold",
         )
+        for device in range(2):
+            bottom = low + 0.88 * (1 - device)
+            box(axes, first_left, bottom, 6.16, 0.82)
+            for k, (text, what) in enumerate(boxes):
+                left = first_left + 0.1 + 1.22 * k
+                box(
+                    axes, left, bottom + 0.08, 1.08, 0.46, COLOURS[what], text, size=8.5
+                )
+                if k:
+                    ends = [(left - 0.14, bottom + 0.31), (left, bottom + 0.31)]
+                    start, end = ends[::way]
+                    arrow(axes, start, end)
+            words = f"device {device}"
+            axes.text(first_left + 0.1, bottom + 0.68, words, va="center", size=9)
+            edge = first_left + (6.16 if way == 1 else 0)
+            out_of = (edge, bottom + 0.3)
+            arrow(
+                axes, out_of, (edge + 0.2 * way, bottom + 0.3), COLOURS["travels"], 2.5
+            )
     return figure
 
 
@@ -167,7 +257,6 @@ def decision(title: str) -> Figure:
         (0, 1, "yes"),
         (0, 2, "no"),
         (1, 5, "no"),
-        (1, 6, "yes"),
         (2, 6, "yes"),
         (2, 3, "no"),
         (3, 7, "yes"),
@@ -192,6 +281,16 @@ def decision(title: str) -> Figure:
             word,
             bbox={"facecolor": "white", "edgecolor": "none", "pad": 1},
         )
+    # from the second question, between the columns
+    axes.plot([1.53, 1.68, 1.68], [2.66, 2.66, 1.51], color=INK, lw=1.4)
+    arrow(axes, (1.68, 1.51), (1.83, 1.51))
+    label(
+        axes,
+        1.68,
+        2.1,
+        "yes",
+        bbox={"facecolor": "white", "edgecolor": "none", "pad": 1},
+    )
     # round the pipeline
     axes.plot([6.93, 7.07, 7.07], [3.81, 3.81, 1.51], color=INK, lw=1.4)
     arrow(axes, (7.07, 1.51), (6.93, 1.51))
@@ -215,52 +314,283 @@ def ring_story(count: int) -> list[tuple]:
         `[(name, values, chosen), …]`.
     """
     held, story = [[(c + 1) * 10**d for c in range(count)] for d in range(count)], []
-    for name, first in ("add", 0), ("keep", 1):
+    for name, first in ("reduce-scatter", 0), ("all-gather", 1):
         for step in range(count - 1):
             chosen = [(d + first - step) % count for d in range(count)]
-            story.append((f"{name}, step {step}", [row[:] for row in held], chosen))
+            story.append((f"{name} {step + 1}", [row[:] for row in held], chosen))
             arriving = [held[d][chunk] for d, chunk in enumerate(chosen)]
             for d, chunk in enumerate(chosen):
                 receiver = held[(d + 1) % count]
-                receiver[chunk] = arriving[d] + receiver[chunk] * (name == "add")
+                if name == "reduce-scatter":
+                    receiver[chunk] += arriving[d]
+                else:
+                    receiver[chunk] = arriving[d]
     return [*story, ("sum everywhere", held, None)]
 
 
 @styled()
-def zero(title: str) -> Figure:
-    """Draw the ring cut in half: gradients are scattered, each device updates its own
-    part, new weights are gathered.
+def zero(held: dict, sent: dict, title: str) -> Figure:
+    """Draw what each of four devices keeps of weights, gradients and moments after its
+    step: quarters in colour, and dashed outlines where one was let go.
+
+    Args:
+        held, sent: MiB of these three on a device, and MiB that a device sends in a
+            step, `{name: MiB}`, of data parallel, ZeRO-1, ZeRO-2 and ZeRO-3, in this
+            order.
+        title: the finding.
     """
-    figure, axes = canvas(title, 2.75)
-    columns = (0.1, 2.55, 5.0)
-    names = (
-        "reduce-scatter: gradients",
-        "update of one's own part",
-        "all-gather: new weights",
+    from matplotlib.patches import Patch, Rectangle
+
+    figure, axes = canvas(title, 4.1)
+    # Adam's two moments are twice as large as the weights
+    rows = (("moments", "optimizer", 0.22), ("gradients", "gradients", 0.11))
+    rows = (*rows, ("weights", "weights", 0.11))
+    for level, name in enumerate(held):
+        left = 0.62 + 1.66 * level
+        label(axes, left + 0.74, 3.92, name, weight="bold")
+        for device in range(4):
+            bottom = 3.05 - 0.7 * device
+            box(axes, left, bottom, 1.5, 0.64)
+            y = bottom + 0.05
+            for divided, (_, what, tall) in enumerate(rows, 1):
+                for quarter in range(4):
+                    lost = level >= divided and quarter != (device + 1) % 4
+                    look: dict[str, Any] = {
+                        "facecolor": COLOURS[what],
+                        "edgecolor": INK,
+                    }
+                    if lost:
+                        look = {"facecolor": "none", "edgecolor": MUTED}
+                        look["linestyle"] = (0, (2, 2))
+                    place = left + 0.07 + 0.345 * quarter, y
+                    axes.add_patch(Rectangle(place, 0.325, tall, lw=0.8, **look))
+                y += tall + 0.045
+        words = f"{held[name]:.2f} MiB held", f"{sent[name]:.2f} MiB sent"
+        label(axes, left + 0.74, 0.72, words[0], size=9.5)
+        label(
+            axes, left + 0.74, 0.5, words[1], size=9.5, color=TRAVELS_INK, weight="bold"
+        )
+    for device in range(4):
+        words = f"device\n{device}"
+        label(axes, 0.3, 3.37 - 0.7 * device, words, size=9)
+    handles = [
+        Patch(facecolor=COLOURS[what], edgecolor=INK) for _, what, _ in rows[::-1]
+    ]
+    handles.append(Patch(facecolor="white", edgecolor=MUTED, linestyle="--"))
+    names = [name for name, *_ in rows[::-1]] + ["let go"]
+    axes.legend(
+        handles, names, loc="lower center", ncols=4, bbox_to_anchor=(0.5, -0.02)
     )
-    for left, name in zip(columns, names, strict=True):
-        label(axes, left + 1.05, 2.55, name, weight="bold", size=9.5)
-    for d in range(4):
-        low = 1.9 - 0.56 * d
-        for k, (left, what) in enumerate(
-            zip(columns, ("gradients", "optimizer", "weights"), strict=True)
-        ):
-            box(axes, left, low, 2.1, 0.46)
-            for c in range(4):
-                own = c == (d + 1) % 4
-                fill, text = COLOURS[what], {0: "sum", 1: "own", 2: "W"}[k]
-                if k < 2 and not own:
-                    fill, text = ((COLOURS[what], 0.25) if k == 0 else "white"), ""
-                box(
-                    axes,
-                    left + 0.05 + 0.5 * c,
-                    low + 0.07,
-                    0.47,
-                    0.32,
-                    fill,
-                    text,
-                    size=8,
+    return figure
+
+
+@styled()
+def data_parallel_step(
+    digits: list, gradients: list, weight: float, rate: float, title: str
+) -> Figure:
+    """Draw a data parallel step by one of the model's numbers: each device's digits and
+    gradient, their mean, and the same new weight everywhere.
+
+    Args:
+        digits: for each of four devices a list of three images (height, width), the
+            first of its shard.
+        gradients: of that number, one a device.
+        weight: the number itself, before the step.
+        rate: the learning rate.
+        title: the finding.
+    """
+    from matplotlib.patches import Rectangle
+
+    mean = sum(gradients) / len(gradients)
+    scale = 0.36 / max(map(abs, gradients))
+    figure, axes = canvas(title, 5.1)
+
+    def bar(x, y, value):
+        low, tall = min(0, scale * value), abs(scale * value)
+        look = {"facecolor": COLOURS["gradients"], "edgecolor": INK, "lw": 0.8}
+        axes.add_patch(Rectangle((x - 0.1, y + low), 0.2, tall, **look))
+        axes.plot([x - 0.2, x + 0.2], [y, y], color=INK, lw=1)
+        axes.text(x + 0.26, y, f"{value:+.4f}".replace("-", "−"), va="center", size=9.5)
+
+    rows = {
+        4.34: "digits",
+        3.66: "weight",
+        2.84: "gradient",
+        1.29: "mean",
+        0.4: "new\nweight",
+    }
+    for y, name in rows.items():
+        axes.text(0.04, y, name, va="center", size=9.5, color=MUTED)
+    for index, left, span in device_row(
+        axes, [f"device {k}" for k in range(4)], 0.66, 0.1, 6.5, 4.95
+    ):
+        middle = left + span / 2
+        for k, image in enumerate(digits[index]):
+            x = left + 0.16 + 0.43 * k
+            axes.imshow(image, cmap="gray_r", extent=(x, x + 0.4, 4.14, 4.54), zorder=2)
+        box(
+            axes,
+            left + 0.2,
+            3.49,
+            span - 0.4,
+            0.34,
+            COLOURS["weights"],
+            f"{weight:.4f}",
+        )
+        bar(middle - 0.22, 2.84, gradients[index])
+        arrow(axes, (middle, 2.42), (middle, 2.14), COLOURS["travels"], 2.4)
+        arrow(axes, (middle, 1.76), (middle, 1.52), COLOURS["travels"], 2.4)
+        bar(middle - 0.22, 1.29, mean)
+        new = f"{weight - rate * mean:.4f}"
+        box(axes, left + 0.2, 0.24, span - 0.4, 0.34, COLOURS["weights"], new)
+        arrow(axes, (middle, 0.9), (middle, 0.6))
+        arrow(axes, (middle, 4.1), (middle, 3.85))
+        arrow(axes, (middle, 3.47), (middle, 3.26))
+    words = "all-reduce: the mean of the four, back to each"
+    box(axes, 0.8, 1.77, 6.22, 0.36, COLOURS["travels"], words, weight="bold")
+    axes.set(xlim=(0, 7.2), ylim=(0, 5.1))
+    return figure
+
+
+@styled()
+def pipelines(runs: dict, title: str, unit: str) -> Figure:
+    """Draw schedules of a pipeline below each other on one axis, the bubble's share in
+    the wait, and at the right what each stage keeps at once.
+
+    runs: `{name: PipelineRun}`.
+    """
+    from matplotlib.patches import Patch, Rectangle
+
+    first = next(iter(runs.values()))
+    stages, end = len(first.spans), max(run.end for run in runs.values())
+    micro_batches = len(first.spans[0]) // 2
+    row, left, kept = 0.27, 0.72, 5.72
+    scale, tall = (5.5 - left) / end, 0.27 * stages + 0.42
+    cell = (7.14 - kept) / micro_batches
+    figure, axes = canvas(title, tall * len(runs) + 0.85)
+    for number, (name, run) in enumerate(runs.items()):
+        top = tall * (len(runs) - number) + 0.47
+        axes.text(0.04, top + 0.16, name, weight="bold", va="center", size=10)
+        axes.text(kept, top + 0.16, "kept at once", weight="bold", va="center", size=10)
+        for stage, spans in enumerate(run.spans):
+            y = top - row * (stage + 1)
+            axes.text(0.04, y + row / 2, f"stage {stage}", va="center", size=9.5)
+            grey = {"facecolor": COLOURS["waiting"], "lw": 0}
+            axes.add_patch(Rectangle((left, y + 0.02), scale * end, row - 0.04, **grey))
+            _draw_passes(axes, spans, left, y, scale, row)
+            for k in range(micro_batches):
+                look: dict[str, Any] = {"facecolor": COLOURS["activations"]}
+                look["edgecolor"] = INK
+                if k >= run.peak_in_flight[stage]:
+                    look = {"facecolor": "none", "edgecolor": MUTED, "linestyle": "--"}
+                place = kept + cell * k, y + 0.06
+                axes.add_patch(
+                    Rectangle(place, cell - 0.04, row - 0.12, lw=0.8, **look)
                 )
-    for left in columns[:2]:
-        arrow(axes, (left + 2.14, 1.3), (left + 2.42, 1.3))
+        _write_bubble(axes, run, left, top - row / 2, scale)
+    last = 0.47 + tall - row * stages
+    axes.plot([left, left + scale * end], [last - 0.05] * 2, color=MUTED, lw=1)
+    for time in range(0, int(end) + 1, 8):
+        label(axes, left + scale * time, last - 0.17, str(time), size=9, color=MUTED)
+    label(axes, left + scale * end / 2, last - 0.36, unit, size=10, color=MUTED)
+    words = {"forward": "compute", "backward": "gradients", "wait": "waiting"}
+    handles = [Patch(facecolor=COLOURS[what]) for what in words.values()]
+    handles.append(Patch(facecolor="white", edgecolor=MUTED, linestyle="--"))
+    axes.legend(
+        handles,
+        [*words, "not needed"],
+        loc="lower center",
+        ncols=4,
+        bbox_to_anchor=(0.5, -0.02),
+    )
+    return figure
+
+
+def _draw_passes(axes, spans, left, y, scale, row):
+    from matplotlib.patches import Rectangle
+
+    for start, length, way, number in spans:
+        fill = COLOURS["compute" if way == "forward" else "gradients"]
+        followed = number == "0"  # the one whose way can be followed
+        look = (
+            {"edgecolor": INK, "lw": 2} if followed else {"edgecolor": "white", "lw": 1}
+        )
+        place = left + scale * start, y + 0.02
+        axes.add_patch(
+            Rectangle(
+                place,
+                scale * length,
+                row - 0.04,
+                facecolor=fill,
+                zorder=2 + followed,
+                **look,
+            )
+        )
+        middle = left + scale * (start + length / 2)
+        look = {"size": 8.5, "color": ink_on(fill), "zorder": 4}
+        label(axes, middle, y + row / 2 - 0.01, number, **look)
+
+
+def _write_bubble(axes, run, left, y, scale):
+    """Write in the first stage's longest wait how much of the time it waits."""
+    gaps, now = [], 0
+    for start, length, *_ in [*run.spans[0], (run.end, 0)]:
+        if start > now:
+            gaps.append((start - now, now))
+        now = start + length
+    if not gaps:
+        return
+    longest, since = max(gaps)
+    waits = sum(gap for gap, _ in gaps)
+    words = f"{waits:g} of {run.end:g} = {100 * waits / run.end:.0f} %"
+    if len(gaps) > 1:
+        words = f"{longest:g} + {waits - longest:g} = {waits:g}"
+    label(axes, left + scale * (since + longest / 2), y, words, size=8.5)
+
+
+@styled()
+def pieces(cuts: dict, devices: int, title: str) -> Figure:
+    """Draw which piece of a kernel each device holds, in several ways: filled what it
+    has, dashed what others have.
+
+    Args:
+        cuts: `{way: spec}`, the spec as JAX gives it: for each dimension the name of
+            the mesh's axis that cuts it, or None; () is whole.
+        devices: how many, along the axis that cuts.
+        title: the finding.
+    """
+    from matplotlib.patches import Rectangle
+
+    figure, axes = canvas(title, 0.5 + 0.95 * len(cuts))
+    span = 6.1 / devices
+    wide, tall = span - 0.2, 0.7
+    for device in range(devices):
+        x = 1.02 + span * device + wide / 2
+        label(axes, x, 0.28 + 0.95 * len(cuts), str(device), size=10, weight="bold")
+    axes.text(0.04, 0.28 + 0.95 * len(cuts), "device", va="center", size=10)
+    for row, (way, spec) in enumerate(cuts.items()):
+        low = 0.95 * (len(cuts) - row) - 0.75
+        cut_rows, cut_columns = (axis is not None for axis in (*spec, None, None)[:2])
+        named = "rows" if cut_rows else "columns" if cut_columns else "whole"
+        axes.text(0.04, low + 0.46, way, va="center", weight="bold", size=10.5)
+        axes.text(0.04, low + 0.24, named, va="center", size=10, color=MUTED)
+        for device in range(devices):
+            left = 1.02 + span * device
+            outline = {
+                "facecolor": "none",
+                "edgecolor": MUTED,
+                "linestyle": (0, (2, 2)),
+            }
+            axes.add_patch(Rectangle((left, low), wide, tall, lw=0.9, **outline))
+            width, height = wide, tall
+            if cut_rows:
+                height = tall / devices
+            elif cut_columns:
+                width = wide / devices
+            place = (
+                left + (width * device if cut_columns else 0),
+                low + (tall - height * (device + 1) if cut_rows else 0),
+            )
+            look = {"facecolor": COLOURS["weights"], "edgecolor": INK, "lw": 0.8}
+            axes.add_patch(Rectangle(place, width, height, **look))
     return figure

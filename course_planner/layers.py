@@ -737,6 +737,30 @@ def _sizes(layer, layer_inputs):
     return queries, values, heads, key_size, value_size, key_heads
 
 
+def held_over_step(layers: list[LayerCost]) -> list[int]:
+    """Return the values that are held of an example as a step goes on: after each layer
+    forward, then, backward, while each layer's pass is made.
+
+    A segment of `checkpointed` layers is computed again before its backward pass; its
+    values are there until they have been used. `memory` plans with no less than the
+    largest number: it lets nothing go before the largest segment's turn.
+    """
+    held, over_time = 0, []
+    for layer in layers:
+        held += layer.kept or 0
+        over_time.append(held)
+    runs = itertools.groupby(reversed(layers), key=lambda layer: layer.segment)
+    for _, run in runs:
+        run = list(run)
+        again = run[0].segment is not None
+        if again:
+            held += sum(layer.recomputed - (layer.kept or 0) for layer in run)
+        for layer in run:
+            over_time.append(held)
+            held -= layer.recomputed if again else layer.kept or 0
+    return [*over_time, held]
+
+
 def checkpointed(
     layers: list[LayerCost], segments: int | None = None
 ) -> list[LayerCost]:

@@ -11,6 +11,9 @@ from course_utils import devices
 from course_utils.arguments import whole_number
 from course_utils.plots.style import (
     COLOURS,
+    INK,
+    MUTED,
+    TRAVELS_INK,
     Figure,
     arrow,
     box,
@@ -146,43 +149,65 @@ def xla_device() -> tuple[str, bool]:
 
 @styled()
 def inside_a_tpu(title: str, travels: str, inside: dict) -> Figure:
-    """Draw a host and a TPU chip: what the host sends, and what is on the chip. inside:
-    `{part: (text, what)}`, three parts.
+    """Draw a host and a TPU chip: what the host sends, and what is on the chip.
 
-    The last part is drawn as the grid that gives the matrix unit its name.
+    inside: `{"HBM": [(text, what), …], "vector unit": text, "matrix unit": text}`, what
+        is a key of COLOURS. The matrix unit is drawn as the square grid that gives it
+        its name, with fewer cells than it has.
     """
     from matplotlib.patches import Rectangle
 
     figure, axes = canvas(title, 3.3)
-    box(axes, 0.1, 0.3, 2.1, 2.4, dashed=True)
-    label(axes, 1.15, 2.45, "host", weight="bold")
+    box(axes, 0.1, 0.5, 1.9, 2.1, dashed=True)
+    label(axes, 1.05, 2.37, "host", weight="bold")
     for k, (text, what) in enumerate(
         (("Python, TensorFlow", "waiting"), ("tf.data: batches", "inputs"))
     ):
-        box(axes, 0.22, 1.65 - 0.75 * k, 1.86, 0.5, colour(what), text)
-    arrow(axes, (2.2, 1.15), (3.5, 1.15), COLOURS["travels"], 2.6)
-    label(axes, 2.84, 1.42, travels, size=9, color=COLOURS["travels"], weight="bold")
-    box(axes, 3.5, 0.1, 3.6, 2.8)
-    label(axes, 5.3, 2.7, "TPU chip", weight="bold")
-    for k, (name, (text, what)) in enumerate(inside.items()):
-        bottom = (2.05, 1.4, 0.22)[k]
-        box(
-            axes,
-            3.62,
-            bottom,
-            3.36,
-            (0.44, 0.44, 1.02)[k],
-            "white" if k == 2 else colour(what),
-        )
-        axes.text(
-            3.72,
-            bottom + (0.22, 0.22, 0.8)[k],
-            f"{name}: {text}",
-            va="center",
-            size=9.3,
-        )
-    for row in range(4):
-        for column in range(16):
-            corner = 3.76 + 0.195 * column, 0.29 + 0.1 * row
-            axes.add_patch(Rectangle(corner, 0.165, 0.075, facecolor=colour(what)))
+        box(axes, 0.2, 1.6 - 0.75 * k, 1.7, 0.5, colour(what), text)
+    arrow(axes, (1.9, 1.1), (2.98, 1.1), COLOURS["travels"], 2.6)
+    label(axes, 2.42, 1.33, travels, size=9, color=TRAVELS_INK, weight="bold")
+    box(axes, 2.85, 0.1, 4.25, 2.8)
+    label(axes, 4.97, 2.7, "TPU chip", weight="bold")
+    box(axes, 2.98, 0.25, 1.5, 2.25)
+    label(axes, 3.73, 2.33, "HBM: memory", size=9.5)
+    for k, (text, what) in enumerate(inside["HBM"]):
+        box(axes, 3.08, 1.68 - 0.62 * k, 1.3, 0.48, colour(what), text)
+    box(axes, 4.9, 1.9, 2.08, 0.6, colour("compute"))
+    look = {"size": 9.5, "color": "white"}
+    label(axes, 5.94, 2.2, f"vector unit\n{inside['vector unit']}", **look)
+    box(axes, 4.9, 0.25, 2.08, 1.45)
+    label(axes, 6.36, 0.98, f"matrix unit\n{inside['matrix unit']}", size=9.5)
+    for row in range(12):
+        for column in range(12):
+            corner = 4.99 + 0.068 * column, 0.57 + 0.068 * row
+            axes.add_patch(Rectangle(corner, 0.055, 0.055, facecolor=colour("compute")))
+    for height in 2.2, 0.98:
+        arrow(axes, (4.48, height), (4.9, height), arrowstyle="<|-|>")
+    return figure
+
+
+@styled()
+def float_formats(formats: dict, title: str) -> Figure:
+    """Draw formats of numbers bit by bit: `{name: (exponent, fraction)}`, each with a
+    sign besides.
+    """
+    from matplotlib.patches import Rectangle
+
+    figure, axes = canvas(title, 0.55 + 0.7 * len(formats))
+    for row, (name, (exponent, fraction)) in enumerate(formats.items()):
+        low = 0.7 * (len(formats) - row) - 0.45
+        axes.text(0.04, low + 0.12, name, va="center", weight="bold", size=10.5)
+        left = 1.02
+        parts = (("sign", 1, MUTED), ("exponent: range", exponent, INK))
+        for what, bits, fill in (*parts, ("fraction: precision", fraction, "white")):
+            for bit in range(bits):
+                place = left + 0.19 * bit, low
+                look: dict[str, Any] = {"facecolor": fill, "edgecolor": INK}
+                if fill == INK:
+                    look["edgecolor"] = "white"
+                axes.add_patch(Rectangle(place, 0.19, 0.24, lw=0.8, **look))
+            words = f"{what}, {bits}" if row == 0 else str(bits)
+            if what != "sign":
+                label(axes, left + 0.095 * bits, low + 0.37, words, size=9.5)
+            left += 0.19 * bits
     return figure

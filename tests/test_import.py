@@ -145,6 +145,7 @@ PROVIDES = {
     "ipython": "IPython",
     "kubernetes-validate": "kubernetes_validate",
     "PyYAML": "yaml",
+    "pillow": "PIL",
     "orbax-checkpoint": "orbax",
 }
 

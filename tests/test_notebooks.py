@@ -1,5 +1,6 @@
 """The notebooks as artefacts. Each rule is cheap, has a reason, and is shown to fire on a notebook that breaks it."""
 
+import base64
 import copy
 import pathlib
 import re
@@ -23,7 +24,8 @@ def prose(notebook):
 def stored_text(output):
     if output.output_type == "stream":
         return output.text
-    return "\n".join(value for kind, value in output.get("data", {}).items() if kind.startswith("text/"))
+    texts = [value for kind, value in output.get("data", {}).items() if kind.startswith("text/")]
+    return re.sub(r"(?<=base64,)[\w+/=]+", lambda data: base64.b64decode(data[0]).decode(), "\n".join(texts))
 
 
 def tags(cell):
@@ -155,6 +157,19 @@ def exercises_have_solutions(notebook, name):
             yield f"{solution.id} is not folded"
 
 
+def drawing_is_folded(notebook, name):
+    """A figure is looked at; the code that only draws it is unfolded by who wants it, and an assertion stands apart."""
+    for cell in code_cells(notebook):
+        if any("image/png" in output.get("data", {}) for output in cell.outputs):
+            folded = cell.metadata.get("jupyter", {}).get("source_hidden") and cell.metadata.get("cellView") == "form"
+            if "proofs." in cell.source:
+                yield f"{cell.id}: draws and asserts"
+            elif not folded and "def " not in cell.source and "run_on_workers" not in cell.source:
+                yield f"{cell.id} is not folded"
+            elif folded and not cell.source.startswith("#@title Code of the figure"):
+                yield f"{cell.id}: folded, without a first line that says what it is"
+
+
 RULES = (
     one_title,
     links_to_hosts,
@@ -168,6 +183,7 @@ RULES = (
     little_prose_at_once,
     executed_in_order,
     exercises_have_solutions,
+    drawing_is_folded,
 )
 
 
@@ -245,6 +261,9 @@ def ignore_all(notebook):
         (exercises_have_solutions, breaking("exercise-1", outputs=[])),
         (exercises_have_solutions, breaking("solution-1", outputs=[])),
         (exercises_have_solutions, breaking("solution-1", metadata={})),
+        (drawing_is_folded, breaking("fit-figure", metadata={})),
+        (drawing_is_folded, breaking("fit-figure", source="#@title Code of the figure\nproofs.holds(True, 'a')")),
+        (drawing_is_folded, breaking("fit-figure", source="#@title Drawing")),
     ],
 )
 def test_rule_fires(rule, damage):

@@ -47,7 +47,7 @@ MEMORY = {
 COUNTS = [2**k for k in range(11)]
 GROWING = {"the course's model": {n: n**-0.5 for n in COUNTS}, "ResNet-50's size": {n: n**0.7 for n in COUNTS}}
 SHARES = {name: {n: i / 10 for i, n in enumerate(COUNTS)} for name in GROWING}
-ALL_REDUCE = "all-reduce: 2.6 MiB of gradients from each device, combined, back to each"
+ALL_REDUCE = "all-reduce: 2.6 MiB of gradients from each device, averaged, back to each"
 OWN = [("weights: a copy", "weights"), ("optimizer: a copy", "optimizer"), ("its part of the data", "inputs")]
 OVER = "all-reduce: 2.6 MiB of gradients over the network"
 EVERY = [[2 * i, 2 * i + 1] for i in range(8)]
@@ -62,6 +62,34 @@ def story(count):
     end = [[int("1" * count) * (c + 1) for c in range(count)]] * count
     steps = [(f"step {i}", end if i else start, list(range(count))) for i in range(2 * count - 2)]
     return [*steps, ("the sum, on all", end, None)]
+
+
+def both_schedules():
+    """GPipe's and 1F1B's, by the clock, of four stages and eight micro-batches."""
+    orders = {"GPipe": lambda stage: "f" * 8 + "b" * 8}
+    orders["1F1B"] = lambda stage: "f" * (4 - stage) + "bf" * (4 + stage) + "b" * (4 - stage)
+    return {name: schedule([list(order(stage)) for stage in range(4)]) for name, order in orders.items()}
+
+
+def schedule(todo):
+    run, kept = planner.PipelineRun(4), [0] * 4
+    inbox = {(stage, way): [] for stage in range(4) for way in "fb"}
+    inbox[0, "f"] = [(str(number), 0) for number in range(8)]
+    while any(todo):
+        for stage, passes in enumerate(todo):
+            if not passes or not inbox[stage, passes[0]]:
+                continue
+            way = passes.pop(0)
+            number, sent = inbox[stage, way].pop(0)
+            start, length = max(run.clock[stage], sent), 1 if way == "f" else 2
+            run.clock[stage] = start + length
+            run.spans[stage].append((start, length, "forward" if way == "f" else "backward", number))
+            kept[stage] += 1 if way == "f" else -1
+            run.peak_in_flight[stage] = max(run.peak_in_flight[stage], kept[stage])
+            receiver = (min(stage + 1, 3), "f" if stage < 3 else "b") if way == "f" else (stage - 1, "b")
+            if receiver[0] >= 0:
+                inbox[receiver].append((number, run.clock[stage]))
+    return run
 
 
 def devices(count):
@@ -80,8 +108,14 @@ def step(names, examples, *more, **kwargs):
     return lambda title: plots.training_step(names, examples, title, *more, **kwargs)
 
 
-INSIDE = {"HBM": ("weights", "weights"), "vector unit": ("8 × 128 lanes", "activations"),
-          "matrix unit": ("128 × 128 multiply-adds", "compute")}  # fmt: skip
+INSIDE = {"HBM": [("weights", "weights"), ("optimizer", "optimizer"), ("activations", "activations")],
+          "vector unit": "8 × 128 lanes", "matrix unit": "128 × 128\nmultiply-adds"}  # fmt: skip
+X, W = np.arange(12).reshape(2, 6), np.arange(24).reshape(6, 4) % 5
+SHAPES = {"x": (2, 6), "first": (6, 4), "second": (4, 3)}
+ZERO = {"data parallel": 10.59, "ZeRO-1": 6.62, "ZeRO-2": 4.63, "ZeRO-3": 2.65}
+DIGITS = [[np.eye(8) * (d + k) for k in range(3)] for d in range(4)]
+FOUR = [0.0889, 0.0883, -0.0368, 0.0578]
+CUTS = {"data": (), "tensor": (None, "model"), "sharded": ("batch", None)}
 CUT = {"one device": {"weights": 50, "activations": 950}, "ZeRO": {"weights": 20, "activations": 30}}
 ERRORS = {"a/kernel": {"right": 1e-5, "naive": 31.0}, "a/bias": {"right": 2e-5, "naive": 17.0}}
 WEIGHTS = 693_962 * 4
@@ -102,7 +136,7 @@ CASES = {
     ),
     "A TPU multiplies matrices; the host must keep it fed": (
         lambda title: tpu.inside_a_tpu(title, "batches", INSIDE),
-        ["host", "TPU chip", "batches", "HBM: weights", "vector unit: 8 × 128 lanes", "tf.data: batches"],
+        ["host", "TPU chip", "batches", "HBM: memory", "weights", "vector unit\n8 × 128 lanes", "tf.data: batches"],
     ),
     "step on 1": (step(["CPU:1"], 128), ["CPU:1", "128 examples", *STEP, *CODE]),
     "step on 2": (
@@ -124,8 +158,43 @@ CASES = {
         lambda title: planner.drawings.ring(story(4), title, "Each arrow is one\nchunk: 4 bytes."),
         ["step 0", "the sum, on all", "sum of 4", "1111", "4000"],
     ),
-    "Columns need an all-gather, rows an all-reduce": (
-        planner.drawings.split_layer, ["by columns", "by rows", "all-gather: side by side", "all-reduce: added up"],
+    "By columns the results stand side by side, by rows they are added": (
+        lambda title: planner.drawings.split_layer(X, W, title),
+        ["device 0", "device 1", *(f"{n}" for n in (X @ W).flat), "by columns: all of x, half of W",
+         "all-gather: the two halves side by side", "all-reduce: the two parts added up, number by number"],
+    ),
+    "Two layers split, and one all-reduce each way": (
+        lambda title: planner.drawings.layers_in_a_row(SHAPES, (24, 48), title),
+        ["forward", "backward: gradients", "all-\nreduce:\n24 bytes\neach", "all-\nreduce:\n48 bytes\neach",
+         "first\ncolumns, 6 × 2", "second\nrows, 2 × 3"],
+    ),
+    "Each ZeRO lets go of one thing more": (
+        lambda title: planner.drawings.zero(ZERO, ZERO, title),
+        [*ZERO, *(f"{size:.2f} MiB held" for size in ZERO.values()), "2.65 MiB sent", "device\n3", "let go"],
+    ),
+    "Four gradients, one mean": (
+        lambda title: planner.drawings.data_parallel_step(DIGITS, FOUR, 0.0712, 0.05, title),
+        ["+0.0889", "+0.0883", "−0.0368", "+0.0578", "+0.0496", "0.0712", "0.0687",
+         "all-reduce: the mean of the four, back to each"],
+    ),
+    "Both end together; 1F1B keeps less": (
+        lambda title: planner.drawings.pipelines(both_schedules(), title, "time, in forward passes"),
+        ["GPipe", "1F1B", "9 of 33 = 27 %", "6 + 3 = 9", "stage 3", "kept at once", "not needed", "32"],
+    ),
+    "Where a kernel lies": (
+        lambda title: planner.drawings.pieces(CUTS, 8, title), [*CUTS, "whole", "columns", "rows", "0", "7"],
+    ),
+    "bfloat16 keeps the range": (
+        lambda title: tpu.float_formats({"float32": (8, 23), "bfloat16": (8, 7), "float16": (5, 10)}, title),
+        ["float32", "exponent: range, 8", "fraction: precision, 23", "8", "7", "5", "10"],
+    ),
+    "Who gets what is left over": (
+        lambda title: launcher.drawings.slices({7: [2, 2, 2, 1], 2: [1, 1, 0, 0]}, title),
+        ["left over", "7", "2", "replica 3"],
+    ),
+    "pictures in a grid": (
+        lambda title: plots.images({"one": [np.eye(4)] * 4, "other": [np.eye(4)] * 4}, title, list("abcd")),
+        ["one", "other", "a", "d"],
     ),
     "First what fits, then what is slow": (
         planner.drawings.decision,
@@ -163,7 +232,7 @@ CASES = {
     ),
     "parameter server": (
         launcher.drawings.parameter_server,
-        ["chief", "parameter server", "worker 0", "worker 1", "weights", "gradients"],
+        ["coordinator", "parameter server", "worker 0", "worker 1", "weights", "gradients"],
     ),
     "bars": (bars(SPEEDS, "examples/s"), [*SPEEDS, "examples/s", "4,000", "12,345"]),
     "stacked bars": (
@@ -254,7 +323,29 @@ def test_says_what_it_was_given_inside_the_figure_readably_and_leaves_no_trace(n
     assert name not in BOXED or not wider_than_their_box(figure, texts)
     smallest = min(text.get_size() * figure.dpi / 72 * min(1, 700 / figure.bbox.width) for text in texts)
     assert smallest > 11  # pixels, in a page of 700
+    assert not pale(figure, texts)
     assert dict(rcParams) == defaults  # matplotlib's settings are as before
+
+
+def pale(figure, texts):
+    """Texts that do not stand out from what is drawn behind them: less than 4.5 : 1."""
+    found = []
+    for text, extent in texts.items():
+        middle = (extent.x0 + extent.x1) / 2, (extent.y0 + extent.y1) / 2
+        behind = "white"
+        for axes in figure.axes:
+            for patch in sorted(axes.patches, key=lambda patch: patch.get_zorder()):
+                solid = patch.get_facecolor()[3] > 0
+                if solid and patch.get_window_extent().contains(*middle):
+                    behind = np.array(patch.get_facecolor()[:3]) * patch.get_facecolor()[3]
+                    behind = behind + 1 - patch.get_facecolor()[3]
+            for spans in axes.collections:  # of a timeline
+                for path in spans.get_paths() if len(spans.get_facecolor()) else ():
+                    if path.get_extents(spans.get_transform()).contains(*middle):
+                        behind = spans.get_facecolor()[0][:3]
+        if style.contrast(text.get_color(), behind) < 4.5:
+            found.append((text.get_text(), text.get_color(), to_hex(behind)))
+    return found
 
 
 @pytest.fixture
@@ -320,7 +411,8 @@ def test_no_curve_is_dropped_and_no_two_look_alike(number):
     curves = {f"curve {i}": [i, i + 1] for i in range(number)}
     (axes,) = plots.lines(curves, "title", "x", "y").axes
     assert {label: list(line.get_ydata()) for label, line in curves_of(axes).items()} == curves
-    assert len({(line.get_color(), line.get_linestyle()) for line in curves_of(axes).values()}) == number
+    looks = {(line.get_color(), line.get_linestyle(), line.get_marker()) for line in curves_of(axes).values()}
+    assert len(looks) == number
 
 
 @pytest.mark.parametrize("number", [1, 6])

@@ -4,4 +4,4 @@ then Jupyter shows it once.
 
 # ruff: noqa: F401
 from course_utils.plots.charts import bars, lines, timeline
-from course_utils.plots.diagrams import training_step
+from course_utils.plots.diagrams import images, training_step

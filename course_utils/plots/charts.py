@@ -71,7 +71,8 @@ def lines(  # noqa: PLR0913
             means something.
         log: "x", "y" or "xy", the logarithmic axes.
         ylim: `(low, high)` of the y axes; linear ones start at 0 by default.
-        across, at: `{text: value}`, lines across (named in the legend), and upright.
+        across, at: `{text: value}`, lines across, and upright. They and the curves are
+            named where they are if there is room, else in a legend.
         names: titles of the panels.
         height: of the figure, in inches.
     """
@@ -115,8 +116,14 @@ def lines(  # noqa: PLR0913
         for label, points in panel.items():
             middle, error = _spread(points.values())
             marker = {"marker": "o", "markersize": 4} if len(points) <= 12 else {}
+            # two or three values are no curve
+            alone = {}
+            if len(points) <= 3 and "marker" not in styles[label]:
+                stroke = styles[label].get("linestyle", "-")
+                alone = {"linestyle": ":", "linewidth": 0.8, "markersize": 7}
+                alone["marker"] = {"--": "s", "-.": "^", ":": "D"}.get(stroke, "o")
             (handles[label],) = axes.plot(
-                list(points), middle, label=label, **(marker | styles[label])
+                list(points), middle, label=label, **(marker | styles[label] | alone)
             )
             if error.any():
                 axes.errorbar(
@@ -125,6 +132,7 @@ def lines(  # noqa: PLR0913
                     error,
                     fmt="none",
                     ecolor=handles[label].get_color(),
+                    alpha=styles[label].get("alpha"),
                     capsize=4,
                 )
         strokes = (":", "-", "-.", "--")
@@ -161,8 +169,47 @@ def lines(  # noqa: PLR0913
                 ha=side,
                 size=10,
             )
-    style.legend(figure, handles, fewest=1)
+    if several or not _name_curves(row[0], panels[0], handles, log, levels):
+        style.legend(figure, handles, fewest=1)
     return figure
+
+
+def _name_curves(axes, curves, handles, log, levels):
+    """Write a curve's name at its end, and a line's above its beginning, if there is
+    room for each; return whether it was done.
+    """
+    ends = {label: list(points.items())[-1] for label, points in curves.items()}
+    ends = {label: (x, _spread([y])[0][0]) for label, (x, y) in ends.items()}
+    last = max(x for x, _ in ends.values())
+    if len(curves) > 5 or any(x != last or not label for label, (x, _) in ends.items()):
+        return False
+    place = (axes.transScale + axes.transLimits).transform
+    heights = sorted(place(end)[1] for end in ends.values())
+    if any(b - a < 0.085 for a, b in itertools.pairwise(heights)):
+        return False
+    lines = [place((last, value))[1] for value in (levels or {}).values()]
+    if any(abs(line - height) < 0.06 for line in lines for height in heights):
+        return False
+    for label, end in ends.items():
+        _write_at(axes, label, end, (9, 0), "left", handles[label].get_color())
+    left = axes.get_xlim()[0]
+    for label, value in (levels or {}).items():
+        _write_at(axes, label, (left, value), (4, 8), "left", INK)
+    return True
+
+
+def _write_at(axes, words, place, shift, side, ink):
+    readable = ink if style.contrast(ink, "white") >= 4.5 else INK
+    axes.annotate(
+        words,
+        place,
+        shift,
+        textcoords="offset points",
+        ha=side,
+        va="center",
+        color=readable,
+        annotation_clip=False,
+    )
 
 
 def _scale(axes, found, logs, limits, most):
@@ -174,7 +221,7 @@ def _scale(axes, found, logs, limits, most):
     if "x" in logs:
         axes.set_xscale("log", base=2)
         if len(found) <= 12:
-            axes.set_xticks(found[:: math.ceil(len(found) / 6)])
+            axes.set_xticks(found[:: -math.ceil(len(found) / 6)])
     else:
         axes.xaxis.set_major_locator(
             MaxNLocator(most, integer=all(x == int(x) for x in found), min_n_ticks=1)
@@ -315,7 +362,7 @@ def timeline(
                 *text or [""],
                 ha="center",
                 va="center",
-                color="white",
+                color=style.ink_on(style.colour(what)),
                 fontsize=9,
             )
     _rows(axes, list(rows), unit)

@@ -1,4 +1,4 @@
-"""The drawing that several notebooks share: a training step."""
+"""The drawings that several notebooks share: a training step, pictures in a grid."""
 
 from typing import Any
 
@@ -12,6 +12,7 @@ from course_utils.plots.style import (
     canvas,
     colour,
     device_row,
+    new_axes,
     styled,
 )
 
@@ -24,6 +25,7 @@ def training_step(
     gradient_bytes: int = 0,
     optimizer: bool = True,
     numbers: dict | None = None,
+    combined: str = "averaged",
 ) -> Figure:
     """Draw one training step, a column for each device.
 
@@ -38,6 +40,7 @@ def training_step(
         optimizer: whether the update goes through moments.
         numbers: `{"gradients": [text, one a device], …}`, to stand in these boxes
             instead of their names.
+        combined: what the all-reduce does: "averaged" or "added up".
     """
     sizes = (
         list(examples)
@@ -116,12 +119,38 @@ def training_step(
     if several:
         text = (
             f"all-reduce: {gradient_bytes / 2**20:.1f} MiB of gradients from each "
-            "device, combined, back to each"
+            f"device, {combined}, back to each"
         )
         bar = side + inset, bottoms[3], width - 2 * inset, 0.36
-        box(axes, *bar, COLOURS["travels"], text, color="white", weight="bold")
+        box(axes, *bar, COLOURS["travels"], text, weight="bold")
     else:  # the weights of this step are those of the next step's forward pass
         first, last = bottoms[1] + 0.18, bottoms[-1] + 0.18
         axes.plot([0.55, 0.33, 0.33], [last, last, first], color=INK, lw=1.4)
         arrow(axes, (0.33, first), (0.55, first))
+    return figure
+
+
+@styled()
+def images(rows: dict, title: str, names: list | None = None) -> Figure:
+    """Show pictures in a grid: `{row's name: [image (height, width), …]}`, all on one
+    scale of grey.
+
+    names: a text above each column.
+    """
+    flat = [image for row in rows.values() for image in row]
+    scale = {
+        "vmin": min(float(image.min()) for image in flat),
+        "vmax": max(float(image.max()) for image in flat),
+    }
+    count = max(map(len, rows.values()))
+    figure, grid = new_axes(
+        title, 0.6 + 1.2 * len(rows), nrows=len(rows), ncols=count, squeeze=False
+    )
+    for axes_of_row, (name, row) in zip(grid, rows.items(), strict=True):
+        for axes, image in zip(axes_of_row, row, strict=True):
+            axes.imshow(image, cmap="gray_r", **scale)
+            axes.set(xticks=[], yticks=[])
+        axes_of_row[0].set_ylabel(name, rotation=0, ha="right", va="center")
+    for axes, name in zip(grid[0], names or [], strict=False):
+        axes.set_title(name, loc="center", size=10)
     return figure

@@ -28,7 +28,10 @@ COLOURS = {
 readers can tell apart.
 """
 
-INK, MUTED = "#222222", "#6B6B6B"
+INK, MUTED = "#111111", "#6B6B6B"
+TRAVELS_INK = "#B34A00"
+"""What travels, as text on white: the colour itself is too light to be read there."""
+
 STYLE = {
     "figure.dpi": 110,
     "figure.constrained_layout.use": True,
@@ -58,7 +61,16 @@ LOOKS = {  # of curves whose look means something, besides the colours themselve
         "marker": "o",
         "markersize": 8,
     },
+    "ring around": {
+        "color": INK,
+        "linestyle": "none",
+        "marker": "o",
+        "markersize": 13,
+        "markerfacecolor": "none",
+        "clip_on": False,
+    },
     "wrong": {"color": COLOURS["wrong"], "linestyle": "--"},
+    "travels, too": {"color": COLOURS["travels"], "linestyle": "--"},
 }
 
 
@@ -141,6 +153,28 @@ def bar_looks(labels: list, chosen: dict | None = None) -> dict[str, dict]:
     return looks
 
 
+def contrast(one: Any, other: Any) -> float:
+    """Return the ratio of two colours' luminances, from 1 to 21; text that can be read
+    has 4.5 at least (WCAG 2.2, success criterion 1.4.3).
+    """
+    from matplotlib.colors import to_rgb
+
+    def luminance(colour):
+        linear = [
+            value / 12.92 if value <= 0.04045 else ((value + 0.055) / 1.055) ** 2.4
+            for value in to_rgb(colour)
+        ]
+        return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+    dark, light = sorted((luminance(one), luminance(other)))
+    return (light + 0.05) / (dark + 0.05)
+
+
+def ink_on(fill: Any) -> str:
+    """Return the colour of text that stands on this one: white, or INK."""
+    return max("white", INK, key=lambda ink: contrast(ink, fill))
+
+
 def number(value: float, _=None) -> str:
     """Return a number with three digits that count, or more before the point: 0.4,
     26.5, 12,345.
@@ -164,9 +198,10 @@ def new_axes(title: str, height: float, **kwargs) -> tuple:
 
 def _tell_titles(kind):
     """Let Jupyter keep a figure's title as its alternative text, for readers who do not
-    see it.
+    see it, and store the picture at twice the resolution in few colours.
     """
     from IPython import get_ipython
+    from IPython.core.pylabtools import retina_figure
 
     pictures = (shell := get_ipython()) and shell.display_formatter.formatters[
         "image/png"
@@ -180,11 +215,25 @@ def _tell_titles(kind):
 
         def with_title(figure):
             alternative = figure.get_suptitle().replace("\n", " ")
-            drawn = draw(figure)
-            data, metadata = drawn if isinstance(drawn, tuple) else (drawn, {})
-            return data, metadata | {"alt": alternative}
+            drawn: Any = retina_figure(figure, base64=False)
+            data, size = drawn
+            return _in_few_colours(data), size | {"alt": alternative}
 
         pictures.for_type(kind, with_title)
+
+
+def _in_few_colours(picture: bytes) -> bytes:
+    """Return a PNG picture with a palette: a drawing has few colours, and takes a third
+    of the bytes.
+    """
+    import io
+
+    from PIL import Image
+
+    small = io.BytesIO()
+    opened = Image.open(io.BytesIO(picture)).convert("RGB")
+    opened.quantize(128, dither=Image.Dither.NONE).save(small, "PNG", optimize=True)
+    return small.getvalue()
 
 
 def legend(figure: Figure, handles: dict, fewest: int = 2) -> None:
@@ -242,6 +291,7 @@ def box(  # noqa: PLR0913
         lw=1.1,
         **look_of_edge,
     )
+    look = {"color": ink_on(patch.get_facecolor()[:3])} | look
     label(axes, x + width / 2, y + height / 2, text, **look)
     return axes.add_patch(patch)
 
