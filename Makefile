@@ -95,13 +95,18 @@ browser: .venv/ready-browser site
 	$(BIN)/python -m pip install --disable-pip-version-check --quiet --requirement $<
 	@touch $@
 
-site: .venv-site/ready
+site: .venv-site/ready build/npm/ready
 	.venv-site/bin/python -m sphinx -q --fail-on-warning --fresh-env -c site -b html . build/site
 	cp build/site/README.html build/site/index.html
 	@echo "open build/site/index.html"
 
 links: .venv-site/ready
 	.venv-site/bin/python -m sphinx -q --fresh-env -c site -b linkcheck . build/links
+
+build/npm/ready: site/package.json
+	mkdir -p $(@D) && cp $< $(@D)
+	npm install --prefix $(@D) --no-audit --no-fund --silent
+	@touch $@
 
 .venv-site/ready: site/requirements.txt
 	@test -n "$(PYTHON)" || { echo "make site needs Python 3.11, 3.12 or 3.13 with venv and ensurepip: make site PYTHON=/path/to/python" >&2; exit 1; }

@@ -1,5 +1,7 @@
 """Drawings of several processes: what each has, and which examples it sees."""
 
+import itertools
+
 from course_utils.plots.style import (
     COLOURS,
     MUTED,
@@ -67,7 +69,7 @@ def workers(processes: dict, title: str, travels: str, shared: str = "") -> Figu
         weight="bold",
     )
     if shared:
-        box(axes, 0.1, 0.06, 7.0, 0.38, COLOURS["waiting"], shared)
+        box(axes, 0.1, 0.06, 7.0, 0.38, "white", shared)
     return figure
 
 
@@ -103,22 +105,23 @@ def shards(policies: dict, total: int, title: str) -> Figure:
             size=9,
             color=MUTED,
         )
+        largest = max(len(step) for steps in seen for step in steps)
+        pitch = largest * (square + 0.03) + 0.12
         for worker, steps in enumerate(seen):
-            x, y = 1.0, top - 0.3 - line * (worker + 1) + 0.05
+            y = top - 0.3 - line * (worker + 1) + 0.05
             axes.text(
                 0.12, y + 0.12, f"worker {worker}", va="center", size=9, color=MUTED
             )
-            idle = [[]] * (max(map(len, seen)) - len(steps))
-            for step in [*steps, *idle]:
+            for index in range(max(map(len, seen))):
+                x = 1.0 + pitch * index
+                step = steps[index] if index < len(steps) else ()
                 for example in step:
                     fill = COLOURS["wrong" if flat.count(example) > 1 else "inputs"]
                     box(axes, x, y, square, square - 0.02, fill, str(example), size=8.3)
                     x += square + 0.03
                 if not step:  # it has nothing left
-                    empty = 2 * square + 0.03
-                    box(axes, x, y, empty, square - 0.02, COLOURS["waiting"])
-                    x += empty + 0.03
-                x += 0.12
+                    wide = pitch - 0.15
+                    box(axes, x, y, wide, square - 0.02, COLOURS["waiting"])
         for k, example in enumerate(missing):
             x = 7.15 - (square + 0.03) * (len(missing) - k)
             y = top - 0.3 - line + 0.05
@@ -162,7 +165,7 @@ def parameter_server(title: str) -> Figure:
     processes = {
         "worker 0": (0.1, 0.1, own),
         "worker 1": (5.4, 0.1, own),
-        "coordinator": (2.75, 1.65, [("a queue of work", "waiting")]),
+        "coordinator": (2.75, 1.65, [("a queue of work", "")]),
         "parameter server": (
             2.75,
             0.1,
@@ -179,7 +182,7 @@ def parameter_server(title: str) -> Figure:
                 low + 0.09 + 0.42 * (len(contents) - 1 - k),
                 1.46,
                 0.34,
-                colour(what),
+                colour(what) if what else "white",
                 text,
             )
     for start, end in ((2.75, 1.8), (4.45, 5.4)):
@@ -223,7 +226,7 @@ def link_times(fitted: dict, predicted: dict, measured: dict, title: str) -> Fig
             axes.annotate(
                 link, (size, time), (7, 0), textcoords="offset points", va="center"
             )
-    for times in measured.values():
+    for marker, times in zip(itertools.cycle("os^Dv"), measured.values()):
         middle, low, high = zip(*times.values(), strict=True)
         handles["measured, with quartiles"] = axes.errorbar(
             [*times],
@@ -232,7 +235,7 @@ def link_times(fitted: dict, predicted: dict, measured: dict, title: str) -> Fig
                 [m - value for m, value in zip(middle, low, strict=True)],
                 [value - m for m, value in zip(middle, high, strict=True)],
             ],
-            fmt="o",
+            fmt=marker,
             color=COLOURS["travels"],
             markersize=5,
             capsize=3,

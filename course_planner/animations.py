@@ -236,7 +236,10 @@ def pipelines(
         motion.slide(curtain + cursor, tick * end, right - left + 2)
         for stage, spans in enumerate(run.spans):
             _draw_kept(motion, spans, tick, (580, top + row * stage, cell, row))
-    low = motion.height - 14
+    low, below = motion.height - 14, 60 + tall * (len(runs) - 1) + row * stages
+    for time in range(0, int(end) + 1, 8):
+        tick_text = text(left + scale * time, below + 12, str(time), size=12)
+        motion.always(tick_text)
     motion.always(text(left, low, unit, size=12, anchor="start"))
     motion.always(text(710, low, "dashed: not needed", size=12, anchor="end"))
     return motion
@@ -309,7 +312,9 @@ def asynchronous(
         rectangle(404, middle - 42, 132, 84),
         text(470, middle - 24, "weights", bold=True),
         rectangle(414, middle - 10, 112, 40, COLOURS["weights"]),
-        text(560, 46, "last gradient's age", size=12, anchor="start", bold=True),
+        text(560, 34, "last gradient's age,", size=12, anchor="start", bold=True),
+        text(560, 49, "in updates by others", size=12, anchor="start", bold=True),
+        text(10, 46, "on paper", size=12, anchor="start"),
     )
     versions = [(0, "version 0")]
     versions += [(when, f"version {n}") for n, (when, *_) in enumerate(updates, 1)]
@@ -318,10 +323,18 @@ def asynchronous(
         (tick * when, text(470, middle + 10, words)) for when, words in latest.items()
     ]
     motion.history(drawn)
-    motion.still(drawn[-1][1])
+    slowest = max(pace.values())
+    still = next(
+        k
+        for k, (when, *_) in enumerate(updates)
+        if when == slowest and pace[updates[k][1]] == slowest
+    )
+    motion.still(text(470, middle + 10, f"version {still}"))
     for place, (name, step) in enumerate(pace.items()):
         made = [update for update in updates if update[1] == name]
-        _draw_device(motion, (name, step), made, 58 + 62 * place, (middle + 10, tick))
+        before = sum(update[1] == name for update in updates[:still])
+        place = 58 + 62 * place, middle + 10
+        _draw_device(motion, (name, step), (made, before), place, tick)
     return motion
 
 
@@ -343,8 +356,9 @@ def updates_in_order(pace: dict[str, int], until: int) -> list[tuple]:
     return made
 
 
-def _draw_device(motion, device, updates, top, weights):
-    (name, step), (target, tick) = device, weights
+def _draw_device(motion, device, updates, place, tick):
+    """Draw a device and its updates; the still shows it after the first `before`."""
+    (name, step), (updates, before), (top, target) = device, updates, place
     motion.always(
         rectangle(10, top, 220, 48),
         text(20, top + 13, name, anchor="start", bold=True),
@@ -358,6 +372,7 @@ def _draw_device(motion, device, updates, top, weights):
     ]
     motion.always(holds[0][1])
     motion.history(holds[1:])
+    motion.still(holds[before][1])
     flight = tick * 5  # of 5 ms
     ages = []
     for when, _, read, age in updates:
@@ -375,7 +390,9 @@ def _draw_device(motion, device, updates, top, weights):
             (arrives, bar + text(568 + 9 * age, top + 24, str(age), anchor="start"))
         )
     motion.history(ages)
-    motion.still(ages[-1][1])
+    if step == updates[0][0] and before == 0:  # the slow one, whose gradient arrives
+        before = 1
+    motion.still(ages[before - 1][1])
 
 
 def _version(left, top, fill, words):

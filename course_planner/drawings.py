@@ -137,16 +137,16 @@ def split_layer(x, W, title: str) -> Figure:
             f"x and W of shapes {x.shape} and {W.shape}: the drawing is made for "
             "(2, 6) and (6, 4)"
         )
-    figure, axes = canvas(title, 5.0)
+    figure, axes = canvas(title, 6.0)
     left, right = np.split(W, 2, axis=1)
     top, bottom = np.split(W, 2, axis=0)
     first, last = np.split(x, 2, axis=1)
     by_columns = [(x, left), (x, right)]
     by_rows = [(first, top), (last, bottom)]
     cuts = (
-        ("by columns: all of x, half of W", by_columns, 2.62, 1.72,
+        ("by columns: all of x, half of W", by_columns, 3.92, 1.72,
          "all-gather: the two halves side by side"),
-        ("by rows: half of x, half of W", by_rows, 0.62, 1.08,
+        ("by rows: half of x, half of W", by_rows, 1.1, 1.08,
          "all-reduce: the two parts added up, number by number"),
     )  # fmt: skip
     for name, products, low, tall, exchange in cuts:
@@ -167,6 +167,10 @@ def split_layer(x, W, title: str) -> Figure:
             )
         band = 0.06, low - 0.55, 7.08, 0.35
         box(axes, *band, COLOURS["travels"], exchange, weight="bold")
+        arrow(axes, (3.6, low - 0.55), (3.6, low - 0.68), COLOURS["travels"], 2.5)
+        axes.text(3.02, low - 0.91, "y =", va="center", ha="right", size=11)
+        _matrix(axes, 3.1, low - 0.7, x @ W, COLOURS["activations"])
+        axes.text(4.22, low - 0.91, "on both", va="center", size=9.5)
     return figure
 
 
@@ -217,23 +221,35 @@ def layers_in_a_row(shapes: dict, sent: tuple, title: str) -> Figure:
         for device in range(2):
             bottom = low + 0.88 * (1 - device)
             box(axes, first_left, bottom, 6.16, 0.82)
-            for k, (text, what) in enumerate(boxes):
-                left = first_left + 0.1 + 1.22 * k
-                box(
-                    axes, left, bottom + 0.08, 1.08, 0.46, COLOURS[what], text, size=8.5
-                )
-                if k:
-                    ends = [(left - 0.14, bottom + 0.31), (left, bottom + 0.31)]
-                    start, end = ends[::way]
-                    arrow(axes, start, end)
+            draw_chain = _forward_chain if way == 1 else _backward_chain
+            draw_chain(axes, boxes, first_left + 0.1, bottom)
             words = f"device {device}"
             axes.text(first_left + 0.1, bottom + 0.68, words, va="center", size=9)
             edge = first_left + (6.16 if way == 1 else 0)
-            out_of = (edge, bottom + 0.3)
-            arrow(
-                axes, out_of, (edge + 0.2 * way, bottom + 0.3), COLOURS["travels"], 2.5
-            )
+            ends = (edge - 0.02 * way, bottom + 0.3), (edge + 0.22 * way, bottom + 0.3)
+            arrow(axes, *ends, COLOURS["travels"], 2.5, arrowstyle="<|-|>")
     return figure
+
+
+def _forward_chain(axes, boxes, left, bottom):
+    for k, (text, what) in enumerate(boxes):
+        x = left + 1.22 * k
+        box(axes, x, bottom + 0.08, 1.08, 0.46, COLOURS[what], text, size=8.5)
+        if k:
+            arrow(axes, (x - 0.14, bottom + 0.31), (x, bottom + 0.31))
+
+
+def _backward_chain(axes, boxes, left, bottom):
+    """Gradients of what was passed on, from right to left; those of the weights, which
+    nothing else needs, above.
+    """
+    for k, (text, what) in enumerate(boxes):
+        x, of_weights = left + 1.22 * k, k % 2 == 1
+        y = bottom + (0.44 if of_weights else 0.04)
+        box(axes, x, y, 1.08, 0.35, COLOURS[what], text, size=8.3)
+        if k in (2, 4):
+            arrow(axes, (x, bottom + 0.14), (x - 1.36, bottom + 0.14))
+            arrow(axes, (x + 0.02, bottom + 0.34), (x - 0.14, bottom + 0.5))
 
 
 @styled()
@@ -244,10 +260,10 @@ def decision(title: str) -> Figure:
     boxes = {
         "Does it fit on one?\n(accumulate, check-\npoint, bfloat16)": (0, 3.5, "white"),
         "Is one device, well\nfed, too slow?": (0, 2.35, "white"),
-        "With a share of the\nbatch, and without\nan accumulator?": (1, 3.5, "white"),
+        "With a share of the\nbatch, all of it at\nonce?": (1, 3.5, "white"),
         "With a share of\nthe states too?": (2, 3.5, "white"),
         "Does the largest\nlayer fit?": (3, 3.5, "white"),
-        "one device\n(notebook 01)": (0, 0.1, "waiting"),
+        "one device\n(notebook 01)": (0, 0.1, "white"),
         "data parallel\n(02, 03, 04)": (1, 1.2, "inputs"),
         "sharded (ZeRO,\nFSDP)": (2, 1.2, "optimizer"),
         "pipeline\nparallel": (3, 2.35, "weights"),
@@ -296,8 +312,8 @@ def decision(title: str) -> Figure:
     arrow(axes, (7.07, 1.51), (6.93, 1.51))
     label(axes, 6.9, 2.16, "no")
     remark = (
-        "Very large models use both: split over the devices\nof each machine, copied "
-        "over many machines."
+        "Very large models use both kinds: split over the devices\n"
+        "of each machine, copied over many machines."
     )
     axes.text(1.83, 0.72, remark, size=10, color=MUTED, va="top")
     return figure
@@ -365,7 +381,7 @@ def zero(held: dict, sent: dict, title: str) -> Figure:
                     place = left + 0.07 + 0.345 * quarter, y
                     axes.add_patch(Rectangle(place, 0.325, tall, lw=0.8, **look))
                 y += tall + 0.045
-        words = f"{held[name]:.2f} MiB held", f"{sent[name]:.2f} MiB sent"
+        words = f"each has {held[name]:.2f} MiB", f"each sends {sent[name]:.2f}"
         label(axes, left + 0.74, 0.72, words[0], size=9.5)
         label(
             axes, left + 0.74, 0.5, words[1], size=9.5, color=TRAVELS_INK, weight="bold"
@@ -386,7 +402,12 @@ def zero(held: dict, sent: dict, title: str) -> Figure:
 
 @styled()
 def data_parallel_step(
-    digits: list, gradients: list, weight: float, rate: float, title: str
+    digits: list,
+    gradients: list,
+    weight: float,
+    rate: float,
+    title: str,
+    shard_size: int = 32,
 ) -> Figure:
     """Draw a data parallel step by one of the model's numbers: each device's digits and
     gradient, their mean, and the same new weight everywhere.
@@ -398,6 +419,7 @@ def data_parallel_step(
         weight: the number itself, before the step.
         rate: the learning rate.
         title: the finding.
+        shard_size: examples that each device has.
     """
     from matplotlib.patches import Rectangle
 
@@ -413,7 +435,7 @@ def data_parallel_step(
         axes.text(x + 0.26, y, f"{value:+.4f}".replace("-", "−"), va="center", size=9.5)
 
     rows = {
-        4.34: "digits",
+        4.34: f"digits:\n3 of {shard_size}",
         3.66: "weight",
         2.84: "gradient",
         1.29: "mean",

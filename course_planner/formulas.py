@@ -2,8 +2,6 @@
 shares, the best cut.
 """
 
-import bisect
-
 from course_utils.arguments import one_of, whole_number
 from course_utils.words import counted
 
@@ -92,8 +90,13 @@ def balanced(sizes, devices):
             held += size
         return [*edges, len(sizes)]
 
-    capacities = range(max(sizes), sum(sizes) + 1)
-    at = bisect.bisect_left(
-        capacities, True, key=lambda capacity: len(fill(capacity)) <= devices + 1
-    )
-    return fill(capacities[at])
+    # halved by hand: bisect takes no range this long where Python has 32 bits, as in a
+    # browser
+    too_little, enough = max(sizes) - 1, sum(sizes)
+    while enough - too_little > 1:
+        middle = (too_little + enough) // 2
+        if len(fill(middle)) <= devices + 1:
+            enough = middle
+        else:
+            too_little = middle
+    return fill(enough)

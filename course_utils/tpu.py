@@ -161,9 +161,11 @@ def inside_a_tpu(title: str, travels: str, inside: dict) -> Figure:
     box(axes, 0.1, 0.5, 1.9, 2.1, dashed=True)
     label(axes, 1.05, 2.37, "host", weight="bold")
     for k, (text, what) in enumerate(
-        (("Python, TensorFlow", "waiting"), ("tf.data: batches", "inputs"))
+        (("Python, TensorFlow", ""), ("tf.data: batches", "inputs"))
     ):
-        box(axes, 0.2, 1.6 - 0.75 * k, 1.7, 0.5, colour(what), text)
+        box(
+            axes, 0.2, 1.6 - 0.75 * k, 1.7, 0.5, colour(what) if what else "white", text
+        )
     arrow(axes, (1.9, 1.1), (2.98, 1.1), COLOURS["travels"], 2.6)
     label(axes, 2.42, 1.33, travels, size=9, color=TRAVELS_INK, weight="bold")
     box(axes, 2.85, 0.1, 4.25, 2.8)
@@ -171,7 +173,7 @@ def inside_a_tpu(title: str, travels: str, inside: dict) -> Figure:
     box(axes, 2.98, 0.25, 1.5, 2.25)
     label(axes, 3.73, 2.33, "HBM: memory", size=9.5)
     for k, (text, what) in enumerate(inside["HBM"]):
-        box(axes, 3.08, 1.68 - 0.62 * k, 1.3, 0.48, colour(what), text)
+        box(axes, 3.08, 1.8 - 0.47 * k, 1.3, 0.38, colour(what), text)
     box(axes, 4.9, 1.9, 2.08, 0.6, colour("compute"))
     look = {"size": 9.5, "color": "white"}
     label(axes, 5.94, 2.2, f"vector unit\n{inside['vector unit']}", **look)
@@ -207,7 +209,9 @@ def float_formats(formats: dict, title: str) -> Figure:
                     look["edgecolor"] = "white"
                 axes.add_patch(Rectangle(place, 0.19, 0.24, lw=0.8, **look))
             words = f"{what}, {bits}" if row == 0 else str(bits)
-            if what != "sign":
+            if what == "sign" and row == 0:
+                label(axes, left + 0.02, low + 0.37, "sign", size=9.5)
+            elif what != "sign":
                 label(axes, left + 0.095 * bits, low + 0.37, words, size=9.5)
             left += 0.19 * bits
     return figure

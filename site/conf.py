@@ -5,6 +5,8 @@ site` builds it, offline.
 import json
 import pathlib
 import re
+import shutil
+import zipfile
 
 from tools import publish
 
@@ -24,6 +26,7 @@ include_patterns = [
     "notebooks/*.ipynb",
     "notebooks/*.md",
     "course_*/README.md",
+    "site/plan.md",
 ]
 html_theme = "sphinx_book_theme"
 html_theme_options = {
@@ -37,6 +40,7 @@ html_theme_options = {
 }
 html_static_path = ["static"]
 html_css_files = ["course.css"]
+html_js_files = [("errors.js", {"defer": "defer"})]
 html_show_sourcelink = False
 nb_execution_mode = "off"
 nb_code_prompt_show = "Show the cell"
@@ -58,6 +62,7 @@ CONTENTS = """
 :glob:
 
 notebooks/0*
+site/plan
 notebooks/errors
 notebooks/glossary
 docs/*
@@ -81,22 +86,118 @@ def prepare(app, name, source):
     elif name.startswith("notebooks/0"):
         notebook = json.loads(source[0])
         for cell in notebook["cells"]:
-            if (
-                cell["metadata"].get("jupyter", {}).get("source_hidden")
-                or cell["id"] == "set-up"
-            ):
-                cell["metadata"].setdefault("tags", []).append("hide-input")
-            for output in cell.get("outputs", []):
-                if (
-                    alternative := output.get("metadata", {})
-                    .get("image/png", {})
-                    .get("alt")
-                ):
-                    cell["metadata"]["mystnb"] = {"image": {"alt": alternative}}
+            dress(cell)
+        guide(notebook["cells"], name.removeprefix("notebooks/"))
         source[0] = re.sub(
             r'<img src=\\"[^>]*alt=\\"(Open in \w+)\\">', r"\1", json.dumps(notebook)
         )
 
 
+def dress(cell):
+    """Fold a cell that nobody has to read, and give its figures their titles as
+    alternative texts.
+    """
+    folded = cell["metadata"].get("jupyter", {}).get("source_hidden")
+    if folded or cell["id"] == "set-up":
+        cell["metadata"].setdefault("tags", []).append("hide-input")
+    for output in cell.get("outputs", []):
+        pictures = output.get("metadata", {}).get("image/png", {})
+        if alternative := pictures.get("alt"):
+            cell["metadata"]["mystnb"] = {"image": {"alt": alternative}}
+
+
+def guide(cells, name):
+    """Say beside a notebook's title how long it takes and what it is for, at its end
+    what comes next, and put the planner where 05 has sliders.
+    """
+    by_id = {cell["id"]: cell for cell in cells}
+    rows = notebooks_of_the_readme()
+    purpose, minutes = rows[name]
+    figures = sum(
+        "image/png" in output.get("data", {})
+        for cell in cells
+        for output in cell.get("outputs", [])
+    )
+    line = f"**{minutes} minutes** · to {purpose} · {figures} figures"
+    title, *rest = "".join(by_id["title"]["source"]).split("\n")
+    by_id["title"]["source"] = "\n".join([title, "", line, *rest])
+    following = list(rows)[list(rows).index(name) + 1 :]
+    if following:
+        by_id["next"]["source"] = "".join(by_id["next"]["source"]) + offer(following[0])
+    if "explore" in by_id:
+        by_id["explore"]["outputs"] = []
+        place = cells.index(by_id["explore"]) + 1
+        cells.insert(place, {"cell_type": "markdown", "id": "planner", "metadata": {}})
+        cells[place]["source"] = PLANNER
+
+
+PLANNER = """Here on the website the planner runs in your browser:
+
+<div id="planner" data-fields="sliders"></div>
+<script type="module" src="../_static/plan.js"></script>
+
+More models and machines: [plan a training](../site/plan.md)."""
+
+
+def notebooks_of_the_readme():
+    """Return {name: (what for, minutes)} of the README's table, in its order."""
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    rows = r"^\| ([^|]+) \| \[[^\]]+\]\(notebooks/(\w+)\.ipynb\) \| (\d+) \|"
+    found = re.findall(rows, readme, re.M)
+    return {name: (purpose, minutes) for purpose, name, minutes in found}
+
+
+def offer(name):
+    """Return what the next notebook is, how long it takes, and what it teaches."""
+    path = ROOT / "notebooks" / f"{name}.ipynb"
+    cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
+    text = "".join(cells[0]["source"])
+    title = re.match(r"# (.+)", text)[1]
+    able = re.search(r"\*\*You will be able to\*\*\n\n((?:\d\..+\n)+)", text)[1]
+    minutes = notebooks_of_the_readme()[name][1]
+    return f"""
+
+---
+
+### Next: [{title}]({name}.ipynb), {minutes} minutes
+
+You will be able to
+
+{able}"""
+
+
+def bundle(app, exception):
+    """Put Pyodide and the planner beside the page that needs them."""
+    if exception or app.builder.name != "html":
+        return
+    pyodide = ROOT / "build" / "npm" / "node_modules" / "pyodide"
+    if not (pyodide / "pyodide.mjs").exists():
+        raise FileNotFoundError("build/npm has no Pyodide: start this by make site")
+    static = pathlib.Path(app.outdir) / "_static"
+    (static / "pyodide").mkdir(exist_ok=True)
+    for name in PYODIDE:
+        shutil.copy(pyodide / name, static / "pyodide" / name)
+    sources = [
+        path
+        for package in ("course_planner", "course_utils")
+        for path in sorted((ROOT / package).rglob("*.py"))
+    ]
+    sources += [ROOT / "site" / "plan.py", ROOT / "site" / "models.json.gz"]
+    with zipfile.ZipFile(static / "planner.zip", "w", zipfile.ZIP_DEFLATED) as archive:
+        for path in sources:
+            inside = path.relative_to(ROOT).as_posix().removeprefix("site/")
+            archive.write(path, inside)
+
+
+PYODIDE = (
+    "pyodide.mjs",
+    "pyodide.asm.mjs",
+    "pyodide.asm.wasm",
+    "python_stdlib.zip",
+    "pyodide-lock.json",
+)
+
+
 def setup(app):
     app.connect("source-read", prepare)
+    app.connect("build-finished", bundle)

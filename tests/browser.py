@@ -3,13 +3,17 @@
 `make browser` runs it; `make test` does not, because it takes minutes and needs Chromium. Screenshots: build/browser/.
 """
 
+import functools
+import http.server
 import os
 import pathlib
 import re
+import runpy
 import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 import urllib.parse
 import urllib.request
@@ -201,6 +205,40 @@ def test_every_figure_can_be_seen(reader):
     assert drawn >= 3
 
 
+MOTION = "img[alt^='In motion']"
+
+
+def moves(image):
+    """Whether two looks at a picture, a second apart, differ."""
+    image.scroll_into_view_if_needed()
+    image.evaluate("i => i.decode()")
+    first = image.screenshot()
+    image.page.wait_for_timeout(1200)
+    return image.screenshot() != first
+
+
+def test_pictures_in_motion_move_and_a_still_stands_below(reader):
+    shown = [cell.id for cell in reader.stored if "In motion" in str(cell.get("outputs"))]
+    assert len(shown) == {"00": 2, "05": 1}.get(reader.name[:2], 0)
+    for identity in shown:
+        outputs = reader.cell(identity).locator(".jp-OutputArea-output")
+        assert moves(outputs.locator(MOTION))
+        assert outputs.locator("img[src^='data:image/png']").count() == 1
+        reader.picture(f"motion-{identity}")
+
+
+def test_a_notebook_that_is_not_trusted_shows_its_stills(lab, browser):
+    page = browser.new_page(viewport={"width": 1200, "height": 900})
+    reader = Reader(page, lab, "00_data_vs_model_parallelism")
+    page.get_by_text("Not Trusted").or_(page.locator("[title*='not trusted' i]")).first.wait_for(state="attached")
+    cell = reader.cell("ring-figure")
+    still = cell.locator("img[src^='data:image/png']")
+    still.scroll_into_view_if_needed()
+    assert still.evaluate("i => i.decode().then(() => i.naturalWidth)") > 300
+    assert moves(cell.locator(MOTION)), "an image is what JupyterLab's sanitizer lets through"
+    page.close()
+
+
 def test_the_figure_follows_the_sliders(reader):
     used = [cell.id for cell in reader.stored if "\n@interact(" in cell.source]
     assert len(used) == (reader.name == "05_large_models")
@@ -269,6 +307,112 @@ def test_the_site_fits_a_phone_and_a_desk(browser, width):
             image.scroll_into_view_if_needed()
             assert image.evaluate("i => i.decode().then(() => i.naturalWidth)"), path.name
         page.screenshot(path=PICTURES / f"site-{path.stem[:6]}-{width}.png")
+    page.close()
+
+
+@pytest.mark.parametrize("less_motion", [False, True])
+def test_the_site_moves_unless_the_reader_asks_for_less(browser, less_motion):
+    system = shutil.which("chromium") or shutil.which("google-chrome")
+    flags = ["--no-sandbox", *QUIET, *["--force-prefers-reduced-motion"] * less_motion]
+    own = browser.browser_type.launch(executable_path=system, args=flags)
+    page = own.new_page(viewport={"width": 1200, "height": 900})
+    for name, count in ("00_data_vs_model_parallelism", 2), ("05_large_models", 1):
+        page.goto((ROOT / "build" / "site" / "notebooks" / f"{name}.html").as_uri())
+        assert page.locator(MOTION).count() == count
+        assert {moves(image) for image in page.locator(MOTION).all()} == {not less_motion}
+        folded = page.locator("details.hide", has_text="Code of the figure")
+        assert folded.count() >= 5 and not folded.first.locator("pre").first.is_visible()
+    own.close()
+
+
+@pytest.fixture(scope="module")
+def served():
+    """The site's address, on this machine: a browser takes no modules from files, and the planner's page is one."""
+    handler = functools.partial(http.server.SimpleHTTPRequestHandler, directory=ROOT / "build" / "site")
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
+
+
+def planned(**choices):
+    """What Python answers, here."""
+    return runpy.run_path(str(ROOT / "site" / "plan.py"))["answer"](choices)
+
+
+def same_as_in_python(page, answer):
+    expect(page.locator(".plan-advice")).to_have_text(answer["advice"])
+    rows = page.locator(".plan-bars tr")
+    assert rows.count() == len(answer["bars"])
+    for row, held in zip(rows.all(), answer["bars"].values(), strict=True):
+        if isinstance(held, str):
+            assert row.locator(".cannot").get_attribute("title") == held
+            continue
+        titles = [part.get_attribute("title") for part in row.locator(".part").all()]
+        assert titles == [f"{what}: {gib:.2f} GiB" for what, gib in held.items()]
+
+
+@pytest.mark.parametrize("width", [380, 1280])
+def test_a_visitor_plans_and_reads_what_python_says(browser, served, width):
+    page = browser.new_page(viewport={"width": width, "height": 900})
+    errors, start = [], time.monotonic()
+    page.on("pageerror", lambda error: errors.append(str(error)))
+    page.on("request", lambda request: request.url.startswith((served, "data:")) or errors.append(request.url))
+    page.goto(f"{served}/site/plan.html")
+    page.locator(".plan-advice").wait_for()
+    print(f"the planner was there after {time.monotonic() - start:.1f} s")
+    same_as_in_python(page, planned(model="ResNet50", machine="4 x T4", hosts=1, batch=256))
+
+    page.get_by_label("model").first.select_option("GPT")
+    page.get_by_label("machine").first.select_option("8 x H100")
+    page.get_by_label("how many of them").fill("2")  # 1, 2, 4
+    batch = page.get_by_label("examples in a global batch")
+    batch.fill("512")
+    page.get_by_label("examples of the whole run").fill("1000000")
+    page.get_by_label("price of all of it").fill("100")
+    batch.press("Tab")
+    gpt = {"model": "GPT", "weights": 7, "machine": "8 x H100", "hosts": 4, "batch": 512}
+    same_as_in_python(page, planned(**gpt, examples=1_000_000, price=100))
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
+    page.screenshot(path=PICTURES / f"plan-{width}.png", full_page=True)
+
+    batch.fill("0.5")
+    batch.press("Tab")
+    expect(page.locator(".plan-error")).to_contain_text("batch=0.5: must be a whole number")
+    assert errors == []
+    page.close()
+
+
+def test_the_sliders_of_05_work_on_the_site(browser, served):
+    page = browser.new_page(viewport={"width": 1280, "height": 900})
+    page.goto(f"{served}/notebooks/05_large_models.html")
+    page.get_by_role("button", name="Start the planner").click()
+    page.locator(".plan-advice").wait_for()
+    fixed = {"model": "GPT", "machine": "my own machine", "devices": 8, "tflops": 500, "inside": 450}
+    same_as_in_python(page, planned(**fixed, weights=10, batch=512, hosts=8, memory=80, between=50))
+    page.get_by_label("billion weights").press("ArrowLeft")
+    same_as_in_python(page, planned(**fixed, weights=7, batch=512, hosts=8, memory=80, between=50))
+    page.close()
+
+
+def test_errors_fold_and_open_by_a_link_and_by_a_search(browser, served):
+    page = browser.new_page(viewport={"width": 1200, "height": 900})
+    page.goto(f"{served}/notebooks/errors.html")
+    errors = page.locator("details.error")
+    assert errors.count() > 30 and page.locator("details.error[open]").count() == 0
+    first = page.locator("section#it-hangs details.error").first
+    expect(first.locator("pre").first).not_to_be_visible()
+    first.locator("summary").click()
+    expect(first.locator("pre").first).to_be_visible()
+    page.goto(f"{served}/notebooks/06_your_own_model.html")
+    page.goto(f"{served}/notebooks/errors.html#Training-starts-from-scratch-after-a-restore")
+    opened = page.locator("details.error[open]")
+    expect(opened).to_have_count(1)
+    expect(opened.locator("h3")).to_contain_text("Training starts from scratch")
+    page.goto(f"{served}/search.html?q=incarnation")
+    found = page.locator("#search-results li a", has_text="Errors you may meet").first
+    found.click()
+    expect(page.locator("details.error[open]").first).to_contain_text("different incarnation")
     page.close()
 
 

@@ -4,6 +4,8 @@ nothing left behind; ten more kills of `cluster/train.py` on JAX; the planner on
 `make soak` runs it, and `make test` does not. What is killed first are the cells of notebook 03.
 """
 
+import gzip
+import json
 import math
 import os
 import random
@@ -19,11 +21,11 @@ import pytest
 import course_planner as planner
 from course_launcher import run_on_workers
 from tests.test_train import WITH_DROPOUT, changed, ends, log, start_two, wait_for_first_epoch
+from tools import model_costs
 from tools.cells import executed
 
 CELLS = ("set-up", "report", "processes", "settings", "train-step", "restored", "train-on")
 TIMES = 5 if os.environ.get("CI") else 20  # CI has 75 minutes for everything
-APPLICATIONS = sorted(name for name in vars(keras.applications) if name[0].isupper())
 
 
 @pytest.fixture(scope="module")
@@ -106,11 +108,11 @@ def test_killed_on_jax_and_resumed(k, train_on_jax, tmp_path):
     assert f"epochs {done} to 8" in printed or f"epochs {done + 1} to 8" in printed, "at most an epoch is lost"
 
 
-@pytest.mark.parametrize("name", APPLICATIONS)
+@pytest.mark.parametrize("name", model_costs.APPLICATIONS)
 def test_the_planner_counts_every_model_of_keras_applications(name):
-    options = {"input_shape": (224, 224, 3)} if name.startswith("MobileNetV3") else {}
-    model = getattr(keras.applications, name)(weights=None)
-    layers = planner.layer_costs(model, **options)
+    model, layers = getattr(keras.applications, name)(weights=None), model_costs.counted(name)
+    stored = json.loads(gzip.decompress(model_costs.STORED.read_bytes()))[name]
+    assert json.loads(json.dumps(model_costs.rows(layers))) == stored, "python -m tools.model_costs"
     assert sum(layer.parameters for layer in layers) == sum(math.prod(w.shape) for w in model.trainable_weights)
     guesses, flops = sum(layer.flops * layer.guess for layer in layers), sum(layer.flops for layer in layers)
     assert flops > 1e8 and guesses < 1e-4 * flops  # ConvNeXt's LayerScale is a layer of its own, with weights

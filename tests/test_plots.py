@@ -170,7 +170,7 @@ CASES = {
     ),
     "Each ZeRO lets go of one thing more": (
         lambda title: planner.drawings.zero(ZERO, ZERO, title),
-        [*ZERO, *(f"{size:.2f} MiB held" for size in ZERO.values()), "2.65 MiB sent", "device\n3", "let go"],
+        [*ZERO, *(f"each has {size:.2f} MiB" for size in ZERO.values()), "each sends 2.65", "device\n3", "let go"],
     ),
     "Four gradients, one mean": (
         lambda title: planner.drawings.data_parallel_step(DIGITS, FOUR, 0.0712, 0.05, title),

@@ -348,6 +348,7 @@ def timeline(
 
     needs("rows", rows)
     figure, axes = style.new_axes(title, 1.5 + 0.5 * len(rows))
+    end = max(start + duration for row in rows.values() for start, duration, *_ in row)
     for i, spans in enumerate(rows.values()):
         for start, duration, what, *text in spans:
             axes.broken_barh(
@@ -355,6 +356,8 @@ def timeline(
                 (i - 0.36, 0.72),
                 facecolor=style.colour(what),
                 edgecolor="white",
+                # an edge would cover what is short
+                linewidth=1 if duration > 0.01 * end else 0,
             )
             axes.text(
                 start + duration / 2,

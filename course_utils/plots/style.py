@@ -71,6 +71,7 @@ LOOKS = {  # of curves whose look means something, besides the colours themselve
     },
     "wrong": {"color": COLOURS["wrong"], "linestyle": "--"},
     "travels, too": {"color": COLOURS["travels"], "linestyle": "--"},
+    "compute, too": {"color": COLOURS["compute"], "linestyle": "--"},
 }
 
 
