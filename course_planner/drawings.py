@@ -143,13 +143,15 @@ def split_layer(x, W, title: str) -> Figure:
     first, last = np.split(x, 2, axis=1)
     by_columns = [(x, left), (x, right)]
     by_rows = [(first, top), (last, bottom)]
+    exchanges = (
+        "all-gather: the two halves side by side",
+        "all-reduce: the two parts added up, number by number",
+    )
     cuts = (
-        ("by columns: all of x, half of W", by_columns, 3.92, 1.72,
-         "all-gather: the two halves side by side"),
-        ("by rows: half of x, half of W", by_rows, 1.1, 1.08,
-         "all-reduce: the two parts added up, number by number"),
-    )  # fmt: skip
-    for name, products, low, tall, exchange in cuts:
+        ("by columns: all of x, half of W", by_columns, 3.92, 1.72),
+        ("by rows: half of x, half of W", by_rows, 1.1, 1.08),
+    )
+    for (name, products, low, tall), exchange in zip(cuts, exchanges, strict=True):
         axes.text(0.08, low + tall + 0.13, name, weight="bold", size=11, va="center")
         for device, (mine, part) in enumerate(products):
             x_0 = 0.06 + 3.58 * device

@@ -11,6 +11,7 @@ import nbformat
 import pytest
 
 from tests import glossary
+from tests.test_notebooks import only_draws
 from tools import derive, publish
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
@@ -119,15 +120,12 @@ def test_the_ways_around(page):
     assert cells["next"].source.splitlines()[-3:] == ends
 
 
-def only_draws(cell):
-    return cell.source.startswith("#@title Code of the figure")
-
-
 def minutes(cells):
     """To work through a notebook, to the quarter of an hour.
 
     The set-up cell, and folded cells that only draw, do not count: nobody has to read them.
-    150 words of prose a minute, 8 lines of code, 3/4 of a minute for a figure, 1 to predict an outcome, 6 for an
+    150 words of prose a minute, 8 lines of 48 characters of code (blanks not counted, so that layout does not
+    matter), 3/4 of a minute for a figure, 1 to predict an outcome, 6 for an
     exercise; all lines of code count. An estimate that agrees with careful readings of 01 to 04; nobody was timed.
     """
     total = 0
@@ -137,7 +135,7 @@ def minutes(cells):
             total += len(words) / 150 + cell.source.count("<b>Predict.</b>")
         elif cell.id != "set-up":
             if not only_draws(cell):
-                total += sum(bool(line.strip()) for line in cell.source.splitlines()) / 8
+                total += len("".join(cell.source.split())) / (8 * 48)
             total += sum("image/png" in output.get("data", {}) for output in cell.outputs) * 3 / 4
             total += 6 * cell.id.startswith("exercise-")
     return 15 * round(total / 15)
@@ -153,7 +151,7 @@ def test_the_minutes_are_what_the_formula_says(page):
     assert re.search(rf"\| \[{page.stem[:2]} .*?\| {needed} \|", prose(ROOT / "README.md"))
 
 
-LIMITS = {"00": (75, 75, 2400), "05": (150, 110, None), "06": (60, 58, None)}  # minutes, cells, words
+LIMITS = {"00": (75, 75, 2400), "05": (150, 110, None), "06": (60, 66, None)}  # minutes, cells, words
 
 
 @pytest.mark.parametrize("page", [page for page in NOTEBOOKS if page.stem[:2] in LIMITS], ids=lambda page: page.stem)

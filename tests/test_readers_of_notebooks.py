@@ -5,6 +5,7 @@ A cell or a name that one of them looks for can be renamed in a notebook, and th
 
 import importlib.util
 import json
+import os
 import pathlib
 import re
 import shutil
@@ -145,3 +146,20 @@ def test_what_06_keeps_beside_the_backup(tmp_path):
 def test_the_example_of_a_packages_readme_runs(package):
     (code,) = re.findall(r"```python\n(.*?)```", (ROOT / package / "README.md").read_text(encoding="utf-8"), re.S)
     exec(code, {"__name__": "__main__"})
+
+
+def test_what_00_prints_to_be_copied_runs_in_an_empty_file(tmp_path):
+    """`build_model` and `make_dataset`, as they stand in the stored output, without the course."""
+    (output,) = cell("00_data_vs_model_parallelism", "sources")["outputs"]
+    program = "".join(output["text"]) + (
+        "import numpy as np\n"
+        "images, labels = np.zeros((20, 28, 28, 1), 'float32'), np.zeros(20, 'int64')\n"
+        "dataset = make_dataset(images, labels, 8)\n"
+        "model = build_model(seed=1)\n"
+        "print(len(dataset), model(next(iter(dataset))[0]).shape)\n"
+    )
+    (tmp_path / "copied.py").write_text(program, encoding="utf-8")
+    env = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    command = [sys.executable, "-P", "copied.py"]
+    ran = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True)
+    assert ran.stdout.strip() == "2 (8, 10)", ran.stderr[-2000:]
