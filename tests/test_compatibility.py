@@ -86,3 +86,25 @@ def test_the_page_shows_what_was_seen():
         pinned = dict(re.findall(r"^(\w+)==(\S+)", text, re.M))
         versions = f"tensorflow {pinned['tensorflow']}, keras {pinned['keras']},"
         assert any(each.startswith(versions) for each in stored), f"{pins}: not in the table"
+
+
+def marks(text):
+    """{(strategy, way): marks} of a table; a strategy stands in the first of its rows."""
+    found, strategy = {}, ""
+    for line in text.splitlines():
+        cells = [part.strip() for part in line.strip().strip("|").split("|")]
+        if line.startswith("|") and len(cells) == 7:
+            strategy = cells[0] or strategy
+            found[strategy, cells[1]] = [re.sub(r" \d+$", "", mark) for mark in cells[2:]]
+    return found
+
+
+def test_02_shows_what_the_page_shows():
+    page = marks((ROOT / "docs" / "compatibility.md").read_text(encoding="utf-8"))
+    reduction = {"`MirroredStrategy`, 2 logical devices, `ReductionToOneDevice`": "the same with `ReductionToOneDevice`"}
+    cells = json.loads((ROOT / "notebooks" / "02_gpu_strategy.ipynb").read_text(encoding="utf-8"))["cells"]
+    (shown,) = ["".join(cell["source"]) for cell in cells if cell["id"] == "together"]
+    table = {key: row for key, row in marks(shown).items() if set(row) <= {"✓", "✗"}}
+    assert len(table) == 7
+    for (strategy, way), row in table.items():
+        assert row == page[reduction.get(strategy, strategy), way], (strategy, way)
