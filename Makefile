@@ -98,12 +98,13 @@ browser: .venv/ready-browser site
 site: .venv-site/ready build/npm/ready
 	.venv-site/bin/python -m sphinx -q --fail-on-warning --fresh-env -c site -b html . build/site
 	cp build/site/README.html build/site/index.html
-	@echo "open build/site/index.html"
+	@echo "python -m http.server -d build/site, then open http://localhost:8000 (from files all but the planner works)"
 
 links: .venv-site/ready
 	.venv-site/bin/python -m sphinx -q --fresh-env -c site -b linkcheck . build/links
 
 build/npm/ready: site/package.json
+	@command -v npm > /dev/null || { echo "make site needs npm (Node.js), once: the page that plans runs Python in the browser" >&2; exit 1; }
 	mkdir -p $(@D) && cp $< $(@D)
 	npm install --prefix $(@D) --no-audit --no-fund --silent
 	@touch $@

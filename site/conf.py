@@ -1,5 +1,5 @@
 """The course as a website, from its README, its pages and its stored notebooks. `make
-site` builds it, offline.
+site` builds it; after the first time offline.
 """
 
 import json
@@ -133,7 +133,10 @@ def guide(cells, name):
 
 PLANNER = """Here on the website the planner runs in your browser:
 
-<div id="planner" data-fields="sliders"></div>
+<div id="planner" data-fields="sliders">
+Nothing here? A browser takes no programs from files:
+<code>python -m http.server -d build/site</code>, then http://localhost:8000.
+</div>
 <script type="module" src="../_static/plan.js"></script>
 
 More models and machines: [plan a training](../site/plan.md)."""

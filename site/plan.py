@@ -65,15 +65,18 @@ def answer(choices: dict) -> dict:
     layers, machine = layers_of(choices), machine_of(choices)
     batch = whole_number("batch", choices["batch"], 1)
     examples = choices.get("examples") or None
+    dividing = next(n for n in range(machine.devices, 0, -1) if batch % n == 0)
+    counts = {kind: dividing for kind in ("data parallel", *planner.ZERO)}
+    counts["one device"] = 1
     bars = {}
     for kind in planner.PARALLELISMS:
+        devices = counts.get(kind, machine.devices)
+        name = kind if devices == 1 else f"{kind} on {devices:,}"
         try:
-            devices = 1 if kind == "one device" else machine.devices
-            held = planner.memory(layers, kind, devices, batch)
+            planned = planner.plan(layers, kind, devices, batch)
+            bars[name] = planned.largest_memory().gib
         except ValueError as error:  # such as more stages than layers
-            bars[kind] = str(error)
-            continue
-        bars[kind] = max(held, key=lambda device: device.total).gib
+            bars[name] = f"not possible: {error}"
     advice = planner.recommend(layers, machine, batch, examples=examples)
     return {
         "advice": str(advice),

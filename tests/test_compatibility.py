@@ -101,7 +101,8 @@ def marks(text):
 
 def test_02_shows_what_the_page_shows():
     page = marks((ROOT / "docs" / "compatibility.md").read_text(encoding="utf-8"))
-    reduction = {"`MirroredStrategy`, 2 logical devices, `ReductionToOneDevice`": "the same with `ReductionToOneDevice`"}
+    named = "`MirroredStrategy`, 2 logical devices, `ReductionToOneDevice`"
+    reduction = {named: "the same with `ReductionToOneDevice`"}
     cells = json.loads((ROOT / "notebooks" / "02_gpu_strategy.ipynb").read_text(encoding="utf-8"))["cells"]
     (shown,) = ["".join(cell["source"]) for cell in cells if cell["id"] == "together"]
     table = {key: row for key, row in marks(shown).items() if set(row) <= {"✓", "✗"}}

@@ -39,14 +39,17 @@ def test_it_answers_as_the_planner_does():
     assert answer["advice"] == str(planner.recommend(layers, machine, 512, examples=1000))
     assert "cost" in answer["advice"] and answer["room"] == 72
     held = planner.memory(layers, "ZeRO-3", 32, 512)
-    assert answer["bars"]["ZeRO-3"] == max(held, key=lambda device: device.total).gib
+    assert answer["bars"]["ZeRO-3 on 32"] == max(held, key=lambda device: device.total).gib
+    fewer = plan.answer(GPT | {"batch": 24})["bars"]
+    assert "data parallel on 24" in fewer, "as many devices as divide the batch"
     assert 6.9e9 < answer["weights"] < 7.1e9
 
 
 def test_own_numbers_and_what_is_not_possible():
     answer = plan.answer(OWN | MACHINE | {"batch": 8})
     assert answer["weights"] == 3_000_000 and answer["room"] == pytest.approx(14.4)
-    assert "pipeline" in answer["bars"]["pipeline parallel"], "three layers on eight devices"
+    impossible = answer["bars"]["pipeline parallel on 8"]
+    assert impossible.startswith("not possible: "), "three layers on eight devices"
 
 
 @pytest.mark.parametrize(

@@ -65,7 +65,7 @@ function bars({bars, room}) {
   const longest = Math.min(Math.max(...totals, room), 3 * room);
   const rows = Object.entries(bars).map(([kind, held], row) => {
     if (typeof held === "string") {
-      return element("tr", {}, element("th", {scope: "row"}, kind), element("td", {className: "cannot", title: held}, "not possible"));
+      return element("tr", {}, element("th", {scope: "row"}, kind), element("td", {className: "cannot"}, held));
     }
     let left = longest;
     const parts = Object.entries(held).map(([what, gib]) => {
@@ -89,7 +89,7 @@ function bars({bars, room}) {
     return element("span", {}, square, ` ${what} `);
   });
   return [
-    element("p", {}, `Planned on the fullest device, if all are used; the line: nine tenths of its memory, ${room.toFixed(1)} GiB`),
+    element("p", {}, `Planned on the fullest device; the line: nine tenths of its memory, ${room.toFixed(1)} GiB`),
     element("table", {className: "plan-bars"}, element("tbody", {}, ...rows)), element("p", {}, ...key)];
 }
 
@@ -128,11 +128,7 @@ function show(answer, known) {
   const form = element("form", {className: "plan-form"}, ...labels);
   const result = element("div", {className: "plan-result", ariaLive: "polite"});
   place.replaceChildren(form, result);
-  const update = () => {
-    for (const label of labels) {
-      const of = fields[label.dataset.field].of;
-      label.hidden = Boolean(of) && form.elements[of[0]].value !== of[1];
-    }
+  const compute = () => {
     try {
       const planned = answer(choicesOf(form, fields));
       const advice = element("pre", {className: "plan-advice"}, planned.advice);
@@ -142,6 +138,14 @@ function show(answer, known) {
       const lines = error.message.trim().split("\n");
       result.replaceChildren(element("p", {className: "plan-error"}, lines[lines.length - 1]));
     }
+  };
+  const update = () => {
+    for (const label of labels) {
+      const of = fields[label.dataset.field].of;
+      label.hidden = Boolean(of) && form.elements[of[0]].value !== of[1];
+    }
+    result.replaceChildren(element("p", {className: "plan-status"}, "computing …"));
+    setTimeout(compute, 20);  // after the words are on the screen
   };
   form.addEventListener("submit", event => event.preventDefault());
   form.addEventListener("change", update);
