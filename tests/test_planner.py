@@ -1315,3 +1315,13 @@ def test_nonsense_is_refused(function, name, value):
         call(function, **{name: value})
     text = str(error.value)
     assert text.startswith(name) and repr(value) in text and "must be" in text
+
+
+def test_what_is_held_layer_by_layer_through_a_step():
+    layers = [planner.LayerCost(f"layer {k}", 1, outputs=1, flops=1) for k in range(6)]
+    assert planner.held_over_step(layers) == [1, 2, 3, 4, 5, 6, 6, 5, 4, 3, 2, 1, 0]
+    in_two = planner.checkpointed(layers, 2)
+    # one value of each three is kept; the three are there again before their backward pass
+    assert planner.held_over_step(in_two) == [0, 0, 1, 1, 1, 2, 4, 3, 2, 3, 2, 1, 0]
+    peak = planner.memory(in_two, "one device", 1, 1)[0].activations
+    assert 4 * max(planner.held_over_step(in_two)) == peak
