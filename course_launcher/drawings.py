@@ -161,28 +161,28 @@ def parameter_server(title: str) -> Figure:
     gradients; a coordinator hands out the work.
     """
     figure, axes = canvas(title, 2.7)
-    own = [("a batch", "inputs"), ("gradients", "gradients")]
+    own = [("a batch", colour("inputs")), ("gradients", colour("gradients"))]
     processes = {
         "worker 0": (0.1, 0.1, own),
         "worker 1": (5.4, 0.1, own),
-        "coordinator": (2.75, 1.65, [("a queue of work", "")]),
+        "coordinator": (2.75, 1.65, [("a queue of work", "white")]),
         "parameter server": (
             2.75,
             0.1,
-            [("weights", "weights"), ("optimizer", "optimizer")],
+            [("weights", colour("weights")), ("optimizer", colour("optimizer"))],
         ),
     }
     for name, (left, low, contents) in processes.items():
         box(axes, left, low, 1.7, 0.45 + 0.42 * len(contents), dashed=True)
         label(axes, left + 0.85, low + 0.25 + 0.42 * len(contents), name, weight="bold")
-        for k, (text, what) in enumerate(contents):
+        for k, (text, fill) in enumerate(contents):
             box(
                 axes,
                 left + 0.12,
                 low + 0.09 + 0.42 * (len(contents) - 1 - k),
                 1.46,
                 0.34,
-                colour(what) if what else "white",
+                fill,
                 text,
             )
     for start, end in ((2.75, 1.8), (4.45, 5.4)):

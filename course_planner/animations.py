@@ -100,29 +100,30 @@ def ring_and_star(story: list, title: str, tick: float = 1.0) -> Motion:
     return motion
 
 
+def _beginnings(values: list) -> dict:
+    """Return {(device, chunk): [(0, first value)]}, to which later ones are added."""
+    return {
+        (device, place): [(0.0, value)]
+        for device, row in enumerate(values)
+        for place, value in enumerate(row)
+    }
+
+
 def _draw_star(devices: _Devices, values: list) -> None:
     count, motion, tick = len(values), devices.motion, devices.tick
-    total = [sum(row[place] for row in values) for place in range(count)]
     half = count * (count - 1)
-    sums = [list(values[0])]
-    histories = {
-        (device, place): [(0.0, values[device][place])]
-        for device in range(count)
-        for place in range(count)
-    }
-    now = 0
+    sums, histories, now = list(values[0]), _beginnings(values), 0
     for sender in range(1, count):
         for place in range(count):
             devices.fly(sender, 0, place, values[sender][place], now)
             now += 1
-            sums.append(list(sums[-1]))
-            sums[-1][place] += values[sender][place]
-            histories[0, place].append((now, sums[-1][place]))
+            sums[place] += values[sender][place]
+            histories[0, place].append((now, sums[place]))
     for receiver in range(1, count):
         for place in range(count):
-            devices.fly(0, receiver, place, total[place], now)
+            devices.fly(0, receiver, place, sums[place], now)
             now += 1
-            histories[receiver, place].append((now, total[place]))
+            histories[receiver, place].append((now, sums[place]))
     _draw_chunks(devices, histories)
     devices.sent(0, [(0, 0), (half, 0), (2 * half, CHUNK_BYTES * half)])
     for sender in range(1, count):
@@ -156,11 +157,7 @@ def _both_ways(devices, device):
 
 def _draw_ring(devices: _Devices, story: list) -> None:
     count, motion, tick = len(story[0][1]), devices.motion, devices.tick
-    histories = {
-        (device, place): [(0.0, story[0][1][device][place])]
-        for device in range(count)
-        for place in range(count)
-    }
+    histories = _beginnings(story[0][1])
     for step, (_, values, chosen) in enumerate(story):
         for (device, place), history in histories.items():
             if history[-1][1] != values[device][place]:
@@ -326,8 +323,8 @@ def asynchronous(
     slowest = max(pace.values())
     still = next(
         k
-        for k, (when, *_) in enumerate(updates)
-        if when == slowest and pace[updates[k][1]] == slowest
+        for k, (when, name, *_) in enumerate(updates)
+        if when == slowest and pace[name] == slowest
     )
     motion.still(text(470, middle + 10, f"version {still}"))
     for place, (name, step) in enumerate(pace.items()):
@@ -390,9 +387,7 @@ def _draw_device(motion, device, updates, place, tick):
             (arrives, bar + text(568 + 9 * age, top + 24, str(age), anchor="start"))
         )
     motion.history(ages)
-    if step == updates[0][0] and before == 0:  # the slow one, whose gradient arrives
-        before = 1
-    motion.still(ages[before - 1][1])
+    motion.still(ages[max(before, 1) - 1][1])  # the slow one's first has just arrived
 
 
 def _version(left, top, fill, words):

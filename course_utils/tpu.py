@@ -160,12 +160,8 @@ def inside_a_tpu(title: str, travels: str, inside: dict) -> Figure:
     figure, axes = canvas(title, 3.3)
     box(axes, 0.1, 0.5, 1.9, 2.1, dashed=True)
     label(axes, 1.05, 2.37, "host", weight="bold")
-    for k, (text, what) in enumerate(
-        (("Python, TensorFlow", ""), ("tf.data: batches", "inputs"))
-    ):
-        box(
-            axes, 0.2, 1.6 - 0.75 * k, 1.7, 0.5, colour(what) if what else "white", text
-        )
+    box(axes, 0.2, 1.6, 1.7, 0.5, "white", "Python, TensorFlow")
+    box(axes, 0.2, 0.85, 1.7, 0.5, colour("inputs"), "tf.data: batches")
     arrow(axes, (1.9, 1.1), (2.98, 1.1), COLOURS["travels"], 2.6)
     label(axes, 2.42, 1.33, travels, size=9, color=TRAVELS_INK, weight="bold")
     box(axes, 2.85, 0.1, 4.25, 2.8)

@@ -24,10 +24,8 @@ def counted(name: str) -> list[planner.LayerCost]:
     """
     keras.utils.clear_session()  # names of layers are counted from one
     model = getattr(keras.applications, name)(weights=None)
-    small = name.startswith("MobileNetV3")
-    return planner.layer_costs(
-        model, **({"input_shape": (224, 224, 3)} if small else {})
-    )
+    shape = (224, 224, 3) if name.startswith("MobileNetV3") else None
+    return planner.layer_costs(model, input_shape=shape)
 
 
 def rows(layers: list[planner.LayerCost]) -> list[list]:
