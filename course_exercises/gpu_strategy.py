@@ -1,7 +1,5 @@
 """Checks of the exercises of notebook 02."""
 
-import math
-
 from course_exercises import exercise, whole
 from course_utils.words import counted
 
@@ -33,41 +31,8 @@ def dataset_for(function, strategies):
 
 
 @exercise("Exercise 2")
-def check_replica_sizes(function):
-    """Check exercise 2: `function(batch, num_replicas)` lists how many of a batch's
-    examples each replica gets.
-    """
-    for batch, count in (128, 4), (7, 4), (5, 2), (6, 4), (2, 4), (9, 8), (3, 1):
-        answer = function(batch, count)
-        if not hasattr(answer, "__len__") or len(answer) != count:
-            return (
-                f"For {counted(count, 'replica')} it must return a list of {count}, "
-                f"not {answer!r}."
-            )
-        numbers = [number for number in map(whole, answer) if number is not None]
-        if len(numbers) != count:
-            return (
-                f"{batch} examples, {count} replicas: each part must be a whole "
-                f"number, not {answer!r}."
-            )
-        answer, share = numbers, math.ceil(batch / count)
-        right = [max(0, min(share, batch - k * share)) for k in range(count)]
-        if sum(answer) != batch:
-            return (
-                f"Of {batch} examples your {count} replicas get {answer}, "
-                f"{sum(answer)} together."
-            )
-        if answer != right:
-            return (
-                f"{batch} examples, {count} replicas: {answer} adds up, but TensorFlow "
-                f"cuts slices of {share}: {right}."
-            )
-    return ""
-
-
-@exercise("Exercise 3")
 def examples_seen(function, strategy):
-    """Check exercise 3: `function(strategy, labels)` counts the examples of one batch
+    """Check exercise 2: `function(strategy, labels)` counts the examples of one batch
     on all replicas, as one number.
     """
     import tensorflow as tf
@@ -89,9 +54,9 @@ def examples_seen(function, strategy):
     return ""
 
 
-@exercise("Exercise 4")
+@exercise("Exercise 3")
 def replica_loss(function):
-    """Check exercise 4: `function(losses, weights, penalty, num_real, num_replicas)` is
+    """Check exercise 3: `function(losses, weights, penalty, num_real, num_replicas)` is
     a replica's share of the loss.
 
     The shares of all replicas must add up to the mean loss of the real examples (weight

@@ -34,7 +34,8 @@ def program(name: str) -> pathlib.Path:
     installed = pathlib.Path(
         sysconfig.get_path("data"), "share", "distributed-training-course"
     )
-    for folder in pathlib.Path(__file__).parents[1] / "cluster", installed:
+    cluster = pathlib.Path(__file__).parents[1] / "cluster"
+    for folder in cluster, cluster / "kubernetes", installed:
         if (folder / name).is_file():
             return folder / name
     raise FileNotFoundError(

@@ -108,7 +108,7 @@ def dress(cell):
 
 def guide(cells, name):
     """Say beside a notebook's title how long it takes and what it is for, at its end
-    what comes next, and put the planner where 05 has sliders.
+    what comes next, and put the planner where 05 asks for the reader's own numbers.
     """
     by_id = {cell["id"]: cell for cell in cells}
     rows = notebooks_of_the_readme()
@@ -124,9 +124,8 @@ def guide(cells, name):
     following = list(rows)[list(rows).index(name) + 1 :]
     if following:
         by_id["next"]["source"] = "".join(by_id["next"]["source"]) + offer(following[0])
-    if "explore" in by_id:
-        by_id["explore"]["outputs"] = []
-        place = cells.index(by_id["explore"]) + 1
+    if "explore-drawn" in by_id:
+        place = cells.index(by_id["explore-drawn"]) + 1
         cells.insert(place, {"cell_type": "markdown", "id": "planner", "metadata": {}})
         cells[place]["source"] = PLANNER
 

@@ -240,20 +240,6 @@ def test_a_notebook_that_is_not_trusted_shows_its_stills(lab, browser):
     page.close()
 
 
-def test_the_figure_follows_the_sliders(reader):
-    used = [cell.id for cell in reader.stored if "\n@interact(" in cell.source]
-    assert len(used) == (reader.name == "05_large_models")
-    for identity in used:
-        cell = reader.cell(identity)
-        words, image = cell.locator(".jp-OutputArea-output pre").last, cell.locator(".jp-OutputArea-output img").last
-        said, shown = words.inner_text(), image.get_attribute("src")
-        cell.locator(".noUi-handle").first.focus()
-        reader.page.keyboard.press("ArrowRight")
-        expect(words).not_to_have_text(said)
-        expect(image).not_to_have_attribute("src", shown)
-        reader.picture("sliders")
-
-
 def test_folded_answers_open(reader):
     answers = reader.page.locator(".jp-MarkdownOutput details")
     assert answers.count() >= 3
@@ -384,7 +370,7 @@ def test_a_visitor_plans_and_reads_what_python_says(browser, served, width):
     page.close()
 
 
-def test_the_sliders_of_05_work_on_the_site(browser, served):
+def test_the_planner_in_05_works_on_the_site(browser, served):
     page = browser.new_page(viewport={"width": 1280, "height": 900})
     page.goto(f"{served}/notebooks/05_large_models.html")
     page.get_by_role("button", name="Start the planner").click()

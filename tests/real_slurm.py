@@ -6,6 +6,7 @@ Debian's. The nodes are called n9 and n10, because as text these sort the other 
 """
 
 import contextlib
+import json
 import os
 import pathlib
 import re
@@ -227,6 +228,20 @@ def test_a_task_is_killed_and_the_job_comes_back(submit, backend):
     assert "back to the queue" in out
     assert out.count(", from the start") == 1, "the second attempt began anew"
     assert weights_of(out, 2) == undisturbed
+    if backend == "tensorflow":
+        for line in lines_of_the_notebook():
+            assert re.search(line, out), line
+
+
+def lines_of_the_notebook():
+    """What notebook 03 shows of such a job's output, as patterns: numbers and digests differ."""
+    cells = json.loads((ROOT / "notebooks" / "03_multi_worker_strategy.ipynb").read_text(encoding="utf-8"))["cells"]
+    (text,) = ("".join(cell["source"]) for cell in cells if cell["id"] == "slurm-words")
+    shown = text.split("$ cat course-2.txt\n")[1].split("```")[0].splitlines()
+    assert len(shown) == 8
+    for line in shown:
+        line = re.sub(r"[0-9a-f]{16}", "DIGEST", line)
+        yield re.sub(r"\d+", "[0-9]+", re.escape(line)).replace("DIGEST", "[0-9a-f]{16}")
 
 
 @pytest.mark.parametrize("who", ["all", "task 1"])

@@ -112,11 +112,6 @@ def sizes_of(strategy, labels):
     return strategy.run(lambda mine: tf.shape(mine)[0], args=(labels,))
 
 
-def slices(batch, count):
-    share = math.ceil(batch / count)
-    return [max(0, min(share, batch - k * share)) for k in range(count)]
-
-
 def left(parameters, devices, level):
     sizes = [(4 * parameters, 3), (4 * parameters, 2), (8 * parameters, 1)]
     return sum(size // (devices if level >= first else 1) for size, first in sizes)
@@ -236,13 +231,6 @@ WRONG = {
         (lambda strategy, n: batches_of(2 * n), "With 1 replica and 8 examples for each, they get [16]"),
         (lambda strategy, n: batches_of(8 * strategy.num_replicas_in_sync), "and 24 examples for each, they get [8]"),
     ],
-    "check_replica_sizes": [
-        (lambda batch, n: 32, "it must return a list of 4, not 32"),
-        (lambda batch, n: [32, 32, 32, 32], "Of 7 examples your 4 replicas get [32, 32, 32, 32], 128 together."),
-        (lambda batch, n: [batch // n] * n, "Of 7 examples your 4 replicas get [1, 1, 1, 1], 4 together."),
-        (lambda batch, n: [len(each) for each in np.array_split(range(batch), n)], "[2, 2, 1, 1] adds up, but"),
-        (lambda batch, n: [batch // n] * (n - 1) + [batch - batch // n * (n - 1)], "but TensorFlow cuts slices of 2"),
-    ],
     "examples_seen": [
         (lambda strategy, labels: int(sizes_of(strategy, labels)), "TypeError: int() argument must be"),
         (lambda strategy, labels: 32, "A batch of 16 examples on 2 replicas: you count 32."),
@@ -322,7 +310,6 @@ RIGHT = {
         ),
     ],
     "dataset_for": [lambda strategy, n: batches_of(n * strategy.num_replicas_in_sync)],
-    "check_replica_sizes": [slices, lambda batch, n: np.array(slices(batch, n))],
     "replica_loss": [lambda losses, weights, penalty, real, n: (losses * weights).sum() / real + penalty / n],
     "examples_seen": [lambda strategy, labels: strategy.reduce("SUM", sizes_of(strategy, labels), axis=None)],
     "tf_config": [lambda *answer: json.dumps(config(*answer)), lambda *answer: json.dumps(config(*answer), indent=2)],
@@ -383,9 +370,7 @@ def of_another_type(answer, kind):
 
 
 @pytest.mark.parametrize("kind", ["NumPy", "TensorFlow"])
-@pytest.mark.parametrize(
-    "exercise", ["ring_order", "micro_batches", "check_replica_sizes", "examples_seen", "replica_loss", "fitting_batch"]
-)
+@pytest.mark.parametrize("exercise", ["ring_order", "micro_batches", "examples_seen", "replica_loss", "fitting_batch"])
 def test_right_answer_of_another_type(verdict, exercise, kind):
     def answer(*given):
         value = RIGHT[exercise][0](*given)

@@ -124,7 +124,7 @@ def minutes(cells):
     """To work through a notebook, to the quarter of an hour.
 
     The set-up cell, and folded cells that only draw, do not count: nobody has to read them.
-    150 words of prose a minute, 8 lines of 48 characters of code (blanks not counted, so that layout does not
+    120 words of prose a minute, 8 lines of 48 characters of code (blanks not counted, so that layout does not
     matter), 3/4 of a minute for a figure, 1 to predict an outcome, 6 for an
     exercise; all lines of code count. An estimate that agrees with careful readings of 01 to 04; nobody was timed.
     """
@@ -132,7 +132,7 @@ def minutes(cells):
     for cell in cells:
         if cell.cell_type == "markdown":
             words = re.sub(r"<[^>]*>|\]\([^)]*\)", " ", cell.source).split()
-            total += len(words) / 150 + cell.source.count("<b>Predict.</b>")
+            total += len(words) / 120 + cell.source.count("<b>Predict.</b>")
         elif cell.id != "set-up":
             if not only_draws(cell):
                 total += len("".join(cell.source.split())) / (8 * 48)
