@@ -38,5 +38,5 @@ def pytest_configure(config):
     options = config.option
     if options.nbval_sanitize_with:
         options.nbval_sanitize_with = str(config.rootpath / options.nbval_sanitize_with)
-    if not options.nbval_lax:  # stored outputs are a CPU's; `make test-gpu` is lax
+    if not options.nbval_lax:  # stored outputs are a CPU's; `nox -s test_gpu` is lax
         os.environ["CUDA_VISIBLE_DEVICES"] = "-1"

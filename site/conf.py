@@ -26,6 +26,7 @@ include_patterns = [
     "notebooks/*.ipynb",
     "notebooks/*.md",
     "course_*/README.md",
+    "tests/README.md",
     "site/plan.md",
 ]
 html_theme = "sphinx_book_theme"
@@ -67,6 +68,7 @@ notebooks/errors
 notebooks/glossary
 docs/*
 course_*/README
+tests/README
 CONTRIBUTING
 ```
 """

@@ -2,7 +2,8 @@
 training: there is no Keras in a browser.
 
 `python -m tools.model_costs` writes site/models.json.gz, whose bytes depend on the
-counts alone; some minutes. tests/test_site.py counts a few again, `make soak` all.
+counts alone; some minutes. tests/notebooks/test_site.py counts a few again,
+`nox -s soak` all.
 """
 
 import dataclasses

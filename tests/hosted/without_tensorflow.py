@@ -1,6 +1,8 @@
-"""Run notebook 04 as «Run all» does where TensorFlow is missing, to the end of its part on JAX. Started in notebooks/.
+"""Run notebook 04 as «Run all» does where TensorFlow is missing.
 
-A test runs it with this environment's packages less TensorFlow; `make hosted` with those of Colab's TPU runtime.
+It is run to the end of its part on JAX, and started in notebooks/. A test runs it with
+this environment's packages less TensorFlow; `make hosted` with those of Colab's
+TPU runtime.
 """
 
 import json
@@ -13,7 +15,12 @@ with open("04_tpu_strategy.ipynb", encoding="utf-8") as file:
 space = {"__name__": "__main__"}
 for cell in cells:
     source = TransformerManager().transform_cell("".join(cell["source"]))
-    linecache.cache[cell["id"]] = (len(source), None, source.splitlines(keepends=True), cell["id"])
+    linecache.cache[cell["id"]] = (
+        len(source),
+        None,
+        source.splitlines(keepends=True),
+        cell["id"],
+    )
     exec(compile(source, cell["id"], "exec"), space)
     if cell["id"] == "jax-trap":
         break

@@ -1,4 +1,4 @@
-"""On Colab every kernel, and no other process, has loaded this before the first cell."""
+"""What on Colab every kernel, and no other process, loads before the first cell."""
 
 import sys
 

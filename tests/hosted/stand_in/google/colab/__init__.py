@@ -1,1 +1,1 @@
-"""Stands in for Colab's own package, whose presence is how the course knows where it is."""
+"""Stand in for Colab's own package, by which the course knows where it is."""

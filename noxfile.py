@@ -1,0 +1,203 @@
+"""What needs an environment of its own, or takes longer than `make test`.
+
+`.venv/bin/nox --list` says what there is, `.venv/bin/nox -s soak` runs one of them, and
+words after `--` go to pytest. `make test` and `make site` are doors to two. A session
+runs in the environment that nox itself is in (`.venv`), except for the hosts' and the
+website's, which nox makes under `.nox`. With CI set, those that take long are thinned.
+"""
+
+import os
+import pathlib
+import shutil
+import subprocess
+import sys
+
+import nox
+
+nox.needs_version = ">=2025.2"
+nox.options.sessions = ["test"]
+nox.options.reuse_venv = "yes"
+
+ROOT = pathlib.Path(__file__).resolve().parent
+CI = bool(os.environ.get("CI"))
+NO_GPU = {"CUDA_VISIBLE_DEVICES": "-1"}
+PYTEST = ("-m", "pytest", "--numprocesses=2")
+NAMESPACES = (
+    "unshare --net --mount --uts --ipc --pid --fork --kill-child --mount-proc"
+).split()
+
+
+def python(session, *words, **options):
+    """Run the Python that nox itself runs on."""
+    session.run(sys.executable, *words, external=True, **options)
+
+
+def install(session, group):
+    """Install a group of pyproject.toml into that Python's environment."""
+    python(session, "-m", "pip", "install", "--quiet", "--group", group, silent=True)
+
+
+@nox.session(python=False)
+def test(session):
+    """Prove that everything works here: the notebooks' outputs, and the quick tests."""
+    session.log(
+        "GPUs, if any, are hidden: stored outputs are a CPU's (nox -s test_gpu)"
+    )
+    python(session, "-m", "ruff", "check", ".")
+    python(session, "-m", "ruff", "format", "--check", ".")
+    words = ["--nbval", "--dist=loadfile", "-m", "not slow"]
+    python(session, *PYTEST, *words, *session.posargs)
+
+
+@nox.session(python=False)
+def lint(session):
+    """Run ruff, pyright and codespell, as .pre-commit-config.yaml has them."""
+    install(session, "lint")
+    python(session, "-m", "ruff", "check", ".")
+    python(session, "-m", "ruff", "format", "--check", ".")
+    python(session, "-m", "pyright")
+    session.run(str(pathlib.Path(sys.executable).parent / "codespell"), external=True)
+
+
+@nox.session(python=False)
+def mnist(session):
+    """Run every notebook with DATASET = "mnist", on a stand-in: fifteen minutes."""
+    python(session, "-m", "tests.notebooks.mnist", *(["--data"] if CI else []))
+
+
+@nox.session(python=False)
+def soak(session):
+    """Kill workers fifty times, plan forty models, run 06 with eight: half an hour."""
+    paths = [f"tests/integration/{name}.py" for name in ("take_home", "soak")]
+    paths.append("tests/notebooks/your_model.py")
+    python(session, *PYTEST, "-m", "slow", "tests")
+    python(session, *PYTEST, *(session.posargs or paths))
+
+
+@nox.session(python=False)
+def cluster(session):
+    """Run the files of cluster/ on a real Slurm of two nodes; Linux, as root."""
+    needed = "unshare nsenter ip munged slurmctld slurmd sbatch".split()
+    for name in needed:
+        if not shutil.which(name):
+            session.error(
+                f"a Slurm of its own is needed, and {name} is missing (on Debian: apt "
+                "install slurm-wlm munge iproute2)"
+            )
+    bridge = [*NAMESPACES, *"ip link add course type bridge".split()]
+    if subprocess.run(bridge, capture_output=True, timeout=60).returncode:
+        session.error(
+            "namespaces are needed, and cannot be had here: be root, on Linux, outside "
+            "an unprivileged container"
+        )
+    words = [sys.executable, "-m", "pytest", "tests/integration/real_slurm.py"]
+    env = {"COURSE_NAMESPACES": "own"}
+    session.run(*NAMESPACES, *words, *session.posargs, external=True, env=env)
+
+
+def on_host(session, name, *numbers):
+    """Rehearse Colab or Kaggle with these notebooks; all of them outside CI."""
+    words = ["-m", "tests.hosted.rehearse", name, *(numbers if CI else ())]
+    session.run("python", *words, env=NO_GPU)
+
+
+HOSTS = {
+    "colab": "3.13",
+    "kaggle": "3.12",
+    "colab_tpu": "3.13",
+    "tensorflow_tpu": "3.13",
+    "kaggle_tpu": "3.12",
+}
+
+
+@nox.session
+@nox.parametrize(
+    "python, host",
+    [nox.param(version, host, id=host) for host, version in HOSTS.items()],
+)
+def hosted(session, host):
+    """Run the notebooks as on Colab and on Kaggle, in an empty folder."""
+    if CI and host == "kaggle_tpu":
+        session.skip("CI has no time for it")
+    session.install("--requirement", f"tests/hosted/{host}.txt", silent=True)
+    env = NO_GPU | {"PYTHONPATH": str(ROOT), "MPLBACKEND": "Agg"}
+    if host == "colab":
+        on_host(session, host, "00", "01", "03", "05", "06")
+        if not CI:
+            session.run("python", "-m", "tools.compatibility", "--check", env=NO_GPU)
+    elif host == "kaggle":
+        on_host(session, host, "02", "04")
+    elif host == "colab_tpu":
+        session.chdir("notebooks")
+        session.run("python", "../tests/hosted/without_tensorflow.py", env=env)
+    else:
+        if host == "kaggle_tpu":
+            env |= {"KAGGLE_KERNEL_RUN_TYPE": "Interactive"}
+            env |= {"TPU_PROCESS_ADDRESSES": "local"}
+        lax = ["--nbval-lax", "notebooks/04_tpu_strategy.ipynb"]
+        session.run("python", "-m", "pytest", *lax, env=env)
+
+
+@nox.session(python=False)
+def compatibility(session):
+    """See docs/compatibility.md again: eight minutes; `hosted` does so on Colab's."""
+    python(session, "-m", "tools.compatibility", "--check", env=NO_GPU)
+
+
+@nox.session
+def site(session):
+    """Build the website under build/site, from what is stored; linkcheck: its links."""
+    session.install("--requirement", "site/requirements.txt", silent=True)
+    builder = "linkcheck" if "linkcheck" in session.posargs else "html"
+    if not shutil.which("npm"):
+        session.error(
+            "npm (Node.js) is missing: the page that plans runs Python in the browser"
+        )
+    modules = ROOT / "build" / "npm"
+    modules.mkdir(parents=True, exist_ok=True)
+    shutil.copy(ROOT / "site" / "package.json", modules)
+    npm = ["npm", "install", "--prefix", str(modules), "--no-audit", "--no-fund"]
+    session.run(*npm, "--silent", external=True)
+    target = "site" if builder == "html" else "links"
+    strict = ["--fail-on-warning"] if builder == "html" else []
+    words = ["-q", *strict, "--fresh-env", "-c", "site", "-b", builder]
+    session.run("python", "-m", "sphinx", *words, ".", f"build/{target}")
+    if builder == "html":
+        shutil.copy("build/site/README.html", "build/site/index.html")
+        session.log("python -m http.server -d build/site, then http://localhost:8000")
+
+
+@nox.session(python=False)
+def browser(session):
+    """Run all in JupyterLab in a real browser (Chromium), and visit the website."""
+    install(session, "browser")
+    python(session, "-m", "pytest", "tests/integration/browser.py", *session.posargs)
+
+
+@nox.session(python=False)
+def test_gpu(session):
+    """Run the notebooks on this machine's GPUs; writes build/gpu-report.md."""
+    look = (
+        "import course_utils, sys, tensorflow as tf; sys.exit(None if tf.config."
+        "list_physical_devices('GPU') else 'TensorFlow sees no GPU here')"
+    )
+    python(session, "-c", look)
+    python(session, "-m", "tests.notebooks.gpu_report")
+
+
+@nox.session(python=False)
+def lock(session):
+    """Write locks/pythonX.Y.txt: the exact packages of this environment."""
+    listed = session.run(
+        sys.executable,
+        *"-m pip list --format=freeze --exclude-editable".split(),
+        external=True,
+        silent=True,
+    )
+    version = ".".join(map(str, sys.version_info[:2]))
+    own = ("pip==", "setuptools==", "distributed-training-course==")
+    names = [line for line in listed.splitlines() if not line.startswith(own)]
+    text = f"# What was tested on Python {version}; written by nox -s lock.\n"
+    path = ROOT / "locks" / f"python{version}.txt"
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(text + "\n".join(names) + "\n", encoding="utf-8")
