@@ -22,9 +22,17 @@ ROOT = pathlib.Path(__file__).resolve().parent
 CI = bool(os.environ.get("CI"))
 NO_GPU = {"CUDA_VISIBLE_DEVICES": "-1"}
 PYTEST = ("-m", "pytest", "--numprocesses=2")
-NAMESPACES = (
-    "unshare --net --mount --uts --ipc --pid --fork --kill-child --mount-proc"
-).split()
+NAMESPACES = [
+    "unshare",
+    "--net",
+    "--mount",
+    "--uts",
+    "--ipc",
+    "--pid",
+    "--fork",
+    "--kill-child",
+    "--mount-proc",
+]
 
 
 def python(session, *words, **options):
@@ -77,14 +85,14 @@ def soak(session):
 @nox.session(python=False)
 def cluster(session):
     """Run the files of cluster/ on a real Slurm of two nodes; Linux, as root."""
-    needed = "unshare nsenter ip munged slurmctld slurmd sbatch".split()
+    needed = ["unshare", "nsenter", "ip", "munged", "slurmctld", "slurmd", "sbatch"]
     for name in needed:
         if not shutil.which(name):
             session.error(
                 f"a Slurm of its own is needed, and {name} is missing (on Debian: apt "
                 "install slurm-wlm munge iproute2)"
             )
-    bridge = [*NAMESPACES, *"ip link add course type bridge".split()]
+    bridge = [*NAMESPACES, *["ip", "link", "add", "course", "type", "bridge"]]
     if subprocess.run(bridge, capture_output=True, timeout=60).returncode:
         session.error(
             "namespaces are needed, and cannot be had here: be root, on Linux, outside "
@@ -190,7 +198,7 @@ def lock(session):
     """Write locks/pythonX.Y.txt: the exact packages of this environment."""
     listed = session.run(
         sys.executable,
-        *"-m pip list --format=freeze --exclude-editable".split(),
+        *["-m", "pip", "list", "--format=freeze", "--exclude-editable"],
         external=True,
         silent=True,
     )
