@@ -6,6 +6,7 @@ runs in the environment that nox itself is in (`.venv`), except for the hosts' a
 website's, which nox makes under `.nox`. With CI set, those that take long are thinned.
 """
 
+import json
 import os
 import pathlib
 import shutil
@@ -193,19 +194,22 @@ def test_gpu(session):
     python(session, "-m", "tests.notebooks.gpu_report")
 
 
-@nox.session(python=False)
+@nox.session(python=["3.11", "3.12", "3.13"])
 def lock(session):
-    """Write locks/pythonX.Y.txt: the exact packages of this environment."""
-    listed = session.run(
-        sys.executable,
-        *["-m", "pip", "list", "--format=freeze", "--exclude-editable"],
-        external=True,
-        silent=True,
-    )
-    version = ".".join(map(str, sys.version_info[:2]))
-    own = ("pip==", "setuptools==", "distributed-training-course==")
-    names = [line for line in listed.splitlines() if not line.startswith(own)]
-    text = f"# What was tested on Python {version}; written by nox -s lock.\n"
-    path = ROOT / "locks" / f"python{version}.txt"
-    path.parent.mkdir(exist_ok=True)
-    path.write_text(text + "\n".join(names) + "\n", encoding="utf-8")
+    """Write locks/pythonX.Y.txt: the exact packages that the lists mean today."""
+    session.install("pip>=25.1")
+    report = pathlib.Path(session.create_tmp()) / "report.json"
+    words = ["pip", "install", "--quiet", "--dry-run", "--ignore-installed", "--report"]
+    lists = ["-r", "requirements.txt", "--group", "test"]
+    session.run("python", "-m", *words, str(report), *lists)
+    found = json.loads(report.read_text(encoding="utf-8"))["install"]
+    named = [(part["metadata"]["name"], part["metadata"]["version"]) for part in found]
+    lines = [
+        f"{name}=={version}\n"
+        for name, version in sorted(named, key=lambda pair: pair[0].lower())
+        if name != "distributed-training-course"
+    ]
+    head = f"# What requirements.txt and the group test mean on Python {session.python}"
+    path = ROOT / "locks" / f"python{session.python}.txt"
+    text = f"{head}; written by nox -s lock.\n" + "".join(lines)
+    path.write_text(text, encoding="utf-8")

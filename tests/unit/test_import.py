@@ -5,7 +5,6 @@ launcher and exercises import course_utils, and nothing imports tools or tests.
 """
 
 import ast
-import itertools
 import json
 import os
 import pathlib
@@ -20,6 +19,7 @@ import pytest
 from course_utils.quiet import prepare
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
+LOCKS = sorted((ROOT / "locks").glob("python*.txt"))
 PACKAGES = ("course_utils", "course_planner", "course_launcher", "course_exercises")
 MODULES = [
     str(path.relative_to(ROOT).with_suffix(""))
@@ -181,11 +181,24 @@ PROVIDES = {
 }
 
 
+def dependency_groups():
+    text = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
+    return tomllib.loads(text)["dependency-groups"]
+
+
+def lists_of_requirements(*groups):
+    """Return the lines of requirements.txt, and of these groups; by default test."""
+    lines = (ROOT / "requirements.txt").read_text(encoding="utf-8").splitlines()
+    named = [line for line in lines if re.match(r"\w", line)]
+    return named + [
+        line for group in groups or ["test"] for line in dependency_groups()[group]
+    ]
+
+
 def test_every_package_that_is_imported_is_listed():
-    groups = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
-    wanted = (ROOT / "requirements.txt").read_text(encoding="utf-8").splitlines()
-    wanted += itertools.chain(*groups["dependency-groups"].values())
-    listed = [re.match(r"[\w-]*", line)[0] for line in wanted]
+    groups = [name for name in dependency_groups() if name != "test"]
+    lines = lists_of_requirements("test", *groups)
+    listed = [re.match(r"[\w-]*", line)[0] for line in lines]
     listed = {PROVIDES.get(name, name) for name in listed}
     own = {"tools", "tests", "benchmarks", *PACKAGES}
     sources = [
@@ -254,3 +267,14 @@ def test_no_file_edits_the_path_of_imports():
             assert path.name in own_processes or not re.search(
                 r"sys\.path(\.insert|\.append|\[.*\] =| \+?=)", text
             ), path
+
+
+@pytest.mark.parametrize("path", LOCKS, ids=lambda path: path.stem)
+def test_the_locked_versions_are_what_the_lists_ask_for(path):
+    from packaging.requirements import Requirement
+
+    lines = path.read_text(encoding="utf-8").splitlines()
+    locked = dict(line.split("==") for line in lines if "==" in line)
+    for line in lists_of_requirements():
+        wanted = Requirement(line.split("  #")[0].split(" #")[0])
+        assert locked[wanted.name] in wanted.specifier, line
