@@ -54,7 +54,8 @@ def test(session):
     )
     python(session, "-m", "ruff", "check", ".")
     python(session, "-m", "ruff", "format", "--check", ".")
-    words = ["--nbval", "--dist=loadfile", "-m", "not slow"]
+    # files in their order, the long ones first: else those with many tests come first
+    words = ["--nbval", "--dist=loadfile", "--no-loadscope-reorder", "-m", "not slow"]
     python(session, *PYTEST, *words, *session.posargs)
 
 

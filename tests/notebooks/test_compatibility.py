@@ -101,6 +101,9 @@ def test_the_page_shows_what_was_seen():
     page = (ROOT / "docs" / "compatibility.md").read_text(encoding="utf-8")
     assert compatibility.rewritten(page, stored) == page
     combinations = len(compatibility.rows()) * len(compatibility.OPTIONS)
+    for page in "README.md", "CONTRIBUTING.md":
+        text = (ROOT / page).read_text(encoding="utf-8")
+        assert f" {combinations} combinations" in text, page
     assert [len(each["seen"]) for each in stored.values()] == [combinations] * 2
     for pins in "requirements.txt", "tests/hosted/colab.txt":
         text = (ROOT / pins).read_text(encoding="utf-8")

@@ -37,17 +37,6 @@ def cell(notebook, name):
     return next(cell for cell in cells if cell["id"] == name)
 
 
-def test_what_00_says_to_copy_runs_when_it_is_copied():
-    copied = "".join(
-        cell("00_data_vs_model_parallelism", "sources")["outputs"][0]["text"]
-    )
-    space = {}
-    exec(copied, space)
-    images = np.zeros((8, 28, 28, 1), "float32")
-    batches = space["make_dataset"](images, np.arange(8), 4)
-    assert [len(space["build_model"]()(images)) for images, _ in batches] == [4, 4]
-
-
 @pytest.mark.slow
 @pytest.mark.skipif(
     sys.platform == "win32", reason="worker processes need Linux or macOS"
@@ -208,21 +197,54 @@ def test_the_example_of_a_packages_readme_runs(package):
     exec(code, {"__name__": "__main__"})
 
 
-def test_what_00_prints_to_be_copied_runs_in_an_empty_file(tmp_path):
-    """`build_model` and `make_dataset`, as they stand in the stored output.
-
-    They need no course.
-    """
-    (output,) = cell("00_data_vs_model_parallelism", "sources")["outputs"]
-    program = "".join(output["text"]) + (
-        "import numpy as np\n"
+TAKEN = {  # notebook, cell: what a reader writes before and after it, what is printed
+    ("00_data_vs_model_parallelism", "sources"): (
+        "import numpy as np\n",
         "images, labels = np.zeros((20, 28, 28, 1), 'float32'), np.zeros(20, 'int64')\n"
         "dataset = make_dataset(images, labels, 8)\n"
-        "model = build_model(seed=1)\n"
-        "print(len(dataset), model(next(iter(dataset))[0]).shape)\n"
-    )
-    (tmp_path / "copied.py").write_text(program, encoding="utf-8")
+        "print(len(dataset), build_model(seed=1)(next(iter(dataset))[0]).shape)\n",
+        "2 (8, 10)",
+    ),
+    ("01_one_device_strategy", "train-step"): (
+        "import keras, tensorflow as tf\nGLOBAL_BATCH_SIZE = 4\n",
+        "strategy = tf.distribute.OneDeviceStrategy('CPU:0')\n"
+        "with strategy.scope():\n"
+        "    model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(2)])\n"
+        "    optimizer = keras.optimizers.SGD()\n"
+        "step = make_train_step(strategy, model, optimizer)\n"
+        "print(step(tf.ones([4, 3]), tf.zeros([4], tf.int64)).shape)\n",
+        "()",
+    ),
+    ("06_your_own_model", "your-model"): ("", "print(build().compiled)\n", "True"),
+    ("06_your_own_model", "your-data"): (
+        "",
+        "training, validation = dataset(8)\n"
+        "print(*(part.element_spec[0].shape for part in (training, validation)))\n",
+        "(None, 8, 8, 1) (None, 8, 8, 1)",
+    ),
+}
+
+
+def test_these_cells_say_take_this():
+    tagged = {
+        (page.stem, cell["id"])
+        for page in NOTEBOOKS
+        for cell in json.loads(page.read_text(encoding="utf-8"))["cells"]
+        if "take-this" in cell["metadata"].get("tags", [])
+    }
+    assert tagged == {*TAKEN}
+
+
+@pytest.mark.parametrize("place", TAKEN, ids=lambda place: place[1])
+def test_what_is_to_be_taken_runs_in_an_empty_file(tmp_path, place):
+    before, after, printed = TAKEN[place]
+    taken = cell(*place)
+    text = "".join(taken["source"])
+    if taken["id"] == "sources":  # what it prints is to be taken
+        text = "".join(taken["outputs"][0]["text"])
+    program = "\n".join([before, text, after])
+    (tmp_path / "taken.py").write_text(program, encoding="utf-8")
     env = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
-    command = [sys.executable, "-P", "copied.py"]
+    command = [sys.executable, "-P", "taken.py"]
     ran = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True)
-    assert ran.stdout.strip() == "2 (8, 10)", ran.stderr[-2000:]
+    assert ran.stdout.strip() == printed, ran.stderr[-2000:]
