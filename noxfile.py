@@ -21,6 +21,7 @@ nox.options.reuse_venv = "yes"
 
 ROOT = pathlib.Path(__file__).resolve().parent
 CI = bool(os.environ.get("CI"))
+IN_BOTH_LANGUAGES = "00_data_vs_model_parallelism", "06_your_own_model"
 NO_GPU = {"CUDA_VISIBLE_DEVICES": "-1"}
 PYTEST = ("-m", "pytest", "--numprocesses=2")
 NAMESPACES = [
@@ -54,9 +55,21 @@ def test(session):
     )
     python(session, "-m", "ruff", "check", ".")
     python(session, "-m", "ruff", "format", "--check", ".")
+    french = [f"notebooks/fr/{name}.ipynb" for name in IN_BOTH_LANGUAGES]
+    english = sorted(map(str, pathlib.Path("notebooks").glob("*.ipynb")))
+    strictly(session, *(session.posargs or [*english, *french, "tests"]))
+
+
+@nox.session(python=False)
+def french(session):
+    """Run all notebooks of the French edition, strictly; `test` runs two of them."""
+    strictly(session, "notebooks/fr")
+
+
+def strictly(session, *words):
     # files in their order, the long ones first: else those with many tests come first
-    words = ["--nbval", "--dist=loadfile", "--no-loadscope-reorder", "-m", "not slow"]
-    python(session, *PYTEST, *words, *session.posargs)
+    options = ["--nbval", "--dist=loadfile", "--no-loadscope-reorder", "-m", "not slow"]
+    python(session, *PYTEST, *options, *words)
 
 
 @nox.session(python=False)

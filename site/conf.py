@@ -21,10 +21,13 @@ extensions = ["myst_nb"]
 root_doc = "README"
 include_patterns = [
     "README.md",
+    "README.fr.md",
     "CONTRIBUTING.md",
     "docs/*.md",
     "notebooks/*.ipynb",
     "notebooks/*.md",
+    "notebooks/fr/*.ipynb",
+    "notebooks/fr/*.md",
     "course_*/README.md",
     "tests/README.md",
     "site/plan.md",
@@ -70,6 +73,10 @@ docs/*
 course_*/README
 tests/README
 CONTRIBUTING
+README.fr
+notebooks/fr/0*
+notebooks/fr/errors
+notebooks/fr/glossary
 ```
 """
 
@@ -79,13 +86,15 @@ def prepare(app, name, source):
     pictures from elsewhere.
     """
     source[0] = re.sub(
-        r"\]\((?:\.\./)?((?:cluster|LICENSE|CITATION)[^)]*)\)",
+        r"\]\((?:\.\./)*((?:cluster|LICENSE|CITATION)[^)]*)\)",
         rf"](https://github.com/{REPOSITORY}/blob/{REVISION}/\1)",
         source[0],
     )
     if name == "README":
         source[0] = re.sub(r"\[!\[.*\n", "", source[0]) + CONTENTS
-    elif name.startswith("notebooks/0"):
+    elif name == "README.fr":
+        source[0] = re.sub(r"\[!\[.*\n", "", source[0])
+    elif re.match(r"notebooks/(fr/)?0", name):
         notebook = json.loads(source[0])
         for cell in notebook["cells"]:
             dress(cell)
@@ -109,27 +118,35 @@ def dress(cell):
 
 
 def guide(cells, name):
-    """Say beside a notebook's title how long it takes and what it is for, at its end
-    what comes next, and put the planner where 05 asks for the reader's own numbers.
+    """Say beside a notebook's title how long it takes, what it is for, and where its
+    other language is; at its end what comes next. Put the planner where 05 asks for the
+    reader's own numbers.
+
+    name: such as "00_…" or "fr/00_…".
     """
+    words = FRENCH if name.startswith("fr/") else ENGLISH
+    name = name.removeprefix("fr/")
     by_id = {cell["id"]: cell for cell in cells}
-    rows = notebooks_of_the_readme()
+    rows = notebooks_of_the_readme(words)
     purpose, minutes = rows[name]
     figures = sum(
         "image/png" in output.get("data", {})
         for cell in cells
         for output in cell.get("outputs", [])
     )
-    line = f"**{minutes} minutes** · to {purpose} · {figures} figures"
+    line = f"**{minutes} minutes** · {words['to']} {purpose} · {figures} figures · "
+    line += words["switch"].format(name=name)
     title, *rest = "".join(by_id["title"]["source"]).split("\n")
     by_id["title"]["source"] = "\n".join([title, "", line, *rest])
     following = list(rows)[list(rows).index(name) + 1 :]
     if following:
-        by_id["next"]["source"] = "".join(by_id["next"]["source"]) + offer(following[0])
+        by_id["next"]["source"] = "".join(by_id["next"]["source"]) + offer(
+            following[0], words
+        )
     if "explore-drawn" in by_id:
         place = cells.index(by_id["explore-drawn"]) + 1
         cells.insert(place, {"cell_type": "markdown", "id": "planner", "metadata": {}})
-        cells[place]["source"] = PLANNER
+        cells[place]["source"] = words["planner"]
 
 
 PLANNER = """Here on the website the planner runs in your browser:
@@ -143,31 +160,64 @@ Nothing here? A browser takes no programs from files:
 More models and machines: [plan a training](../site/plan.md)."""
 
 
-def notebooks_of_the_readme():
+PLANNER_IN_FRENCH = """Ici, sur le site, le planificateur tourne dans votre navigateur
+(en anglais)\u202f:
+
+<div id="planner" data-fields="sliders">
+Rien ici\u202f? Un navigateur ne prend pas de programmes à des fichiers\u202f:
+<code>python -m http.server -d build/site</code>, puis http://localhost:8000.
+</div>
+<script type="module" src="../../_static/plan.js"></script>
+
+D'autres modèles et machines\u202f: [plan a training](../../site/plan.md)."""
+
+ENGLISH = {
+    "readme": "README.md",
+    "folder": "notebooks/",
+    "to": "to",
+    "switch": "[en français](fr/{name}.ipynb)",
+    "planner": PLANNER,
+    "next": "Next",
+    "able": "You will be able to",
+}
+FRENCH = {
+    "readme": "README.fr.md",
+    "folder": "notebooks/fr/",
+    "to": "pour",
+    "switch": "[in English](../{name}.ipynb)",
+    "planner": PLANNER_IN_FRENCH,
+    "next": "Ensuite",
+    "able": "À la fin, vous savez",
+}
+
+
+def notebooks_of_the_readme(words):
     """Return {name: (what for, minutes)} of the README's table, in its order."""
-    readme = (ROOT / "README.md").read_text(encoding="utf-8")
-    rows = r"^\| ([^|]+) \| \[[^\]]+\]\(notebooks/(\w+)\.ipynb\) \| (\d+) \|"
+    readme = (ROOT / words["readme"]).read_text(encoding="utf-8")
+    folder = words["folder"]
+    rows = rf"^\| ([^|]+) \| \[[^\]]+\]\({folder}(\w+)\.ipynb\) \| (\d+) \|"
     found = re.findall(rows, readme, re.M)
     return {name: (purpose, minutes) for purpose, name, minutes in found}
 
 
-def offer(name):
+def offer(name, words):
     """Return what the next notebook is, how long it takes, and what it teaches."""
-    path = ROOT / "notebooks" / f"{name}.ipynb"
+    path = ROOT / words["folder"] / f"{name}.ipynb"
     cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
     text = "".join(cells[0]["source"])
     title = re.match(r"# (.+)", text)[1]
-    able = re.search(r"\*\*You will be able to\*\*\n\n((?:\d\..+\n)+)", text)[1]
-    minutes = notebooks_of_the_readme()[name][1]
+    able = words["able"]
+    listed = re.search(rf"\*\*{able}\*\*\n\n((?:\d\..+\n)+)", text)[1]
+    minutes = notebooks_of_the_readme(words)[name][1]
     return f"""
 
 ---
 
-### Next: [{title}]({name}.ipynb), {minutes} minutes
+### {words["next"]}: [{title}]({name}.ipynb), {minutes} minutes
 
-You will be able to
+{able}
 
-{able}"""
+{listed}"""
 
 
 def bundle(app, exception):

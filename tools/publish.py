@@ -88,6 +88,9 @@ def main(arguments, root=ROOT):
         root / "README.md",
         root / "CITATION.cff",
         *sorted((root / "notebooks").glob("*.ipynb")),
+        *sorted((root / "translations").rglob("*.po")),
+        *[path for path in [root / "README.fr.md"] if path.exists()],
+        *sorted((root / "notebooks" / "fr").glob("*.*")),
     ]:
         text = path.read_text(encoding="utf-8")
         if rewritten(text, repository, revision) != text:

@@ -21,6 +21,7 @@ import sys
 import textwrap
 import tokenize
 import tomllib
+import unicodedata
 
 import nbformat
 import polib
@@ -35,6 +36,7 @@ PAGES = {  # English: French
     "notebooks/glossary.md": "notebooks/fr/glossary.md",
     "README.md": "README.fr.md",
 }
+SWITCH = "[Français](README.fr.md)", "[English](README.md)"
 MARK = "*(à traduire)* "  # before a paragraph whose translation is missing or fuzzy
 WIDTH = 88
 FINISHED = "X-Finished"  # a catalogue's header: nothing may be missing or fuzzy
@@ -54,10 +56,12 @@ def paragraphs(source):
 
 def is_message(paragraph):
     """Return whether a reader reads it: it has words beside links, tags and code."""
-    if paragraph.startswith("```") and "#" not in paragraph:
-        return False
+    if paragraph.startswith("```"):
+        return bool(re.search(r"\s# \w", paragraph))
     plain = re.sub(r"<[^>]*>|\]\([^)]*\)|`[^`]*`|https?:\S+", " ", paragraph)
-    return bool(re.search(r"[A-Za-z]{2}", plain)) and "colab-link" not in paragraph
+    if paragraph == SWITCH[0] or "colab-link" in paragraph:
+        return False
+    return bool(re.search(r"[A-Za-z]{2}", plain))
 
 
 def markup(text):
@@ -73,6 +77,23 @@ def check_markdown(english, french):
     more = markup(french) - markup(english)
     if lost or more:
         raise Problem(f"markup lost {[*lost]}, added {[*more]}")
+
+
+def numbers(text):
+    """Return the numbers of a text, without code; separators of digits do not count."""
+    plain = re.sub(r"`[^`]*`|\]\([^)]*\)|\{[^{}]*\}|https?:\S+", " ", text)
+    return collections.Counter(
+        re.findall(r"\d+", re.sub(r"(?<=\d)[\u202f ,.](?=\d)", "", plain))
+    )
+
+
+def check_numbers(english, french):
+    """Raise Problem where the French text has other numbers: minutes, sections."""
+    if numbers(english) != numbers(french):
+        raise Problem(
+            f"numbers lost {[*numbers(english) - numbers(french)]}, "
+            f"added {[*numbers(french) - numbers(english)]}"
+        )
 
 
 # Code
@@ -147,8 +168,10 @@ def repr_of(text):
 
 
 def is_visible(text, words):
-    """Return whether a text of a cell is for readers: a phrase, or one of `words`."""
-    if text in words:
+    """Return whether a text of a cell is for readers: a phrase, a program with
+    comments, or one of `words`.
+    """
+    if text in words or re.search(r"^\s*# \w", text, re.MULTILINE):
         return True
     plain = re.sub(r"\{[^{}]*\}", " ", text)
     looks_like_code = re.search(r"[=<>]\w|\w\(|\\[dwsS]|^--|^[\w.]+/[\w./]+$", plain)
@@ -195,6 +218,9 @@ def replace_text(lines, node, formatted, french):
     end = len(lines[last].encode()[: node.end_col_offset].decode())
     before, after = lines[first][:start], lines[last][end:]
     prefix = "f" if formatted else ""
+    if lines[first][start:].startswith('"""'):
+        lines[first : last + 1] = f'{before}"""{french}"""{after}'.split("\n")
+        return
     literal = prefix + repr_of(french)
     if len(before + literal + after) <= WIDTH:
         lines[first : last + 1] = [before + literal + after]
@@ -503,8 +529,24 @@ def build():
         nbformat.write(notebook, FRENCH / name)
     for english, french in PAGES.items():
         name = pathlib.PurePosixPath(english).name
-        text = links.rewritten(texts[name][1], name, french.startswith("notebooks/"))
+        text = texts[name][1]
+        if name == "glossary.md":
+            text = in_french_order(text)
+        text = links.rewritten(text, name, french.startswith("notebooks/"))
+        text = re.sub(r"\[Français\]\([^)]*\)", SWITCH[1], text)
         (ROOT / french).write_text(text, encoding="utf-8")
+
+
+def in_french_order(text):
+    """Return a glossary with its sections in the order of their French headings."""
+    first, *sections = re.split(r"(?m)^(?=## )", text.rstrip("\n"))
+
+    def letters(section):
+        plain = unicodedata.normalize("NFD", section.splitlines()[0].casefold())
+        return [letter for letter in plain if not unicodedata.combining(letter)]
+
+    ordered = sorted(sections, key=letters)
+    return first + "\n\n".join(section.strip("\n") for section in ordered) + "\n"
 
 
 def keep_outputs(notebook, path):
@@ -561,6 +603,7 @@ def problems_of_entry(entry, is_notebook):
             yield f"the word {word!r}"
     try:
         check_markdown(entry.msgid, entry.msgstr)
+        check_numbers(entry.msgid, entry.msgstr)
         if is_notebook and "{" in entry.msgid + entry.msgstr:
             check_fields(entry)
     except (Problem, SyntaxError) as problem:

@@ -1,5 +1,5 @@
 // The page of errors, folded by symptom: each error opens by a click, by a link to it, and for printing.
-const page = document.querySelector("#errors-you-may-meet-all-of-them, [id='Errors-you-may-meet,-all-of-them']");
+const page = /\/errors\.html$/.test(location.pathname) && document.querySelector("article");
 const headings = page ? [...page.querySelectorAll("section > section > h3")] : [];
 
 for (const heading of headings) {

@@ -35,9 +35,6 @@ ENVIRONMENT |= {"TF_CPP_MIN_LOG_LEVEL": "2"}
 BACKENDS = ("tensorflow", "jax")
 slow = pytest.mark.slow
 each_backend = pytest.mark.parametrize("backend", BACKENDS)
-slow_on_jax = pytest.mark.parametrize(
-    "backend", ["tensorflow", pytest.param("jax", marks=slow)]
-)
 
 
 def free_addresses(count):
@@ -207,7 +204,8 @@ def test_two_workers_train_as_one_process_does(folder, backend):
     assert files <= {path.name for path in (folder / "two").iterdir()}
 
 
-@slow_on_jax
+@slow
+@each_backend
 def test_after_a_kill_it_ends_with_the_weights_of_an_undisturbed_run(folder, backend):
     """Two processes, one of which is killed by SIGKILL.
 
