@@ -77,7 +77,7 @@ def errors(root):
         box = "\n".join(["```text", *texts.values(), "```"])
         parts.append(
             f"### {title}\n\n{box}\n\n{remedy} Where: the last section of "
-            f"{', '.join(places)}.\n"
+            f"{', '.join(dict.fromkeys(places))}.\n"
         )
     return "\n".join(parts)
 
