@@ -135,7 +135,7 @@ def text_of(node):
     parts = []
     for part in node.values:
         if isinstance(part, ast.Constant):
-            parts.append(part.value.replace("{", "{{").replace("}", "}}"))
+            parts.append(str(part.value).replace("{", "{{").replace("}", "}}"))
         else:
             parts.append(field_of(part))
     return "".join(parts)
@@ -150,10 +150,10 @@ def field_of(part):
 
 def fields(text):
     """Return the fields of an f-string's text, each with its format."""
-    (statement,) = ast.parse("f" + repr_of(text)).body
-    value = statement.value
+    value = ast.parse("f" + repr_of(text), mode="eval").body
     if isinstance(value, ast.Constant):
         return collections.Counter()
+    assert isinstance(value, ast.JoinedStr)
     return collections.Counter(
         field_of(part) for part in value.values if isinstance(part, ast.FormattedValue)
     )
@@ -225,7 +225,7 @@ def replace_text(lines, node, formatted, french):
     if len(before + literal + after) <= WIDTH:
         lines[first : last + 1] = [before + literal + after]
         return
-    indent = re.match(r"\s*", before)[0] + "    "
+    indent = indent_of(before) + "    "
     room = WIDTH - len(indent) - len(prefix) - 3
     parts = wrapped(french, room)
     quoted = [
@@ -236,6 +236,10 @@ def replace_text(lines, node, formatted, french):
     else:  # it stands on lines of its own, inside a parenthesis
         quoted = [line[4:] for line in quoted]
         lines[first : last + 1] = [*quoted[:-1], quoted[-1] + after]
+
+
+def indent_of(line):
+    return line[: len(line) - len(line.lstrip())]
 
 
 def wrapped(text, room):
@@ -258,7 +262,7 @@ def replace_comment(lines, line, column, english, french):
     if len(head + sign + french) <= WIDTH:
         lines[line] = head + sign + french
         return
-    indent = re.match(r"\s*", text)[0]
+    indent = indent_of(text)
     width = WIDTH - len(indent) - 2
     above = [f"{indent}# {part}" for part in textwrap.wrap(french, width)]
     lines[line : line + 1] = above + ([head.rstrip()] if head.strip() else [])
