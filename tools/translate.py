@@ -207,7 +207,7 @@ def translated_code(source, translate, words):
     for line, column, text in reversed(comments_of("\n".join(lines))):
         french = translate(text)
         if french:
-            replace_comment(lines, line - 1, column, text, french)
+            replace_comment(lines, line - 1, column, french)
     return "\n".join(lines)
 
 
@@ -254,7 +254,7 @@ def wrapped(text, room):
     return [*parts, line]
 
 
-def replace_comment(lines, line, column, english, french):
+def replace_comment(lines, line, column, french):
     """Put a French comment in the place of an English one; above, if it is too long."""
     text = lines[line]
     head = text[:column]
@@ -336,6 +336,11 @@ def messages_of(path):
             yield cell.id, message
 
 
+def is_usable(entry):
+    """Return whether a translation may be shown: it is there and not fuzzy."""
+    return bool(entry.msgstr) and "fuzzy" not in entry.flags
+
+
 def updated(old, wanted):
     """Return a catalogue with the wanted messages, in their order.
 
@@ -343,15 +348,12 @@ def updated(old, wanted):
     gone takes over its translation, as fuzzy. The same words elsewhere are taken over.
     """
     known = {(entry.msgctxt, entry.msgid): entry for entry in old}
+    still_wanted = set(wanted)
     gone = collections.defaultdict(list)
     for key, entry in known.items():
-        if key not in set(wanted) and entry.msgstr:
+        if key not in still_wanted and entry.msgstr:
             gone[entry.msgctxt].append(entry)
-    elsewhere = {
-        entry.msgid: entry.msgstr
-        for entry in old
-        if entry.msgstr and "fuzzy" not in entry.flags
-    }
+    elsewhere = {entry.msgid: entry.msgstr for entry in old if is_usable(entry)}
     fresh = new_catalogue()
     fresh.metadata = old.metadata
     for context, message in wanted:
@@ -396,7 +398,7 @@ def extract():
 
 def missing(found):
     """Return the entries of a catalogue that have no translation to be shown."""
-    return [entry for entry in found if not entry.msgstr or "fuzzy" in entry.flags]
+    return [entry for entry in found if not is_usable(entry)]
 
 
 # Building
@@ -407,7 +409,7 @@ def translations(found):
     return {
         (entry.msgctxt, entry.msgid): entry.msgstr
         for entry in found
-        if entry.msgstr and "fuzzy" not in entry.flags
+        if is_usable(entry)
     }
 
 
@@ -593,7 +595,7 @@ def problems_of(path):
         for entry in missing(found):
             yield f"{entry.msgctxt}: not translated: {entry.msgid[:50]!r}"
     for entry in found:
-        if entry.msgstr and "fuzzy" not in entry.flags:
+        if is_usable(entry):
             for problem in problems_of_entry(entry, path.suffix == ".ipynb"):
                 yield f"{entry.msgctxt}: {problem}: {entry.msgid[:50]!r}"
     if path.suffix == ".ipynb":
