@@ -15,6 +15,7 @@ OF_THE_MACHINE = (
     "KMP_",
     "OPENBLAS_",
     "SLURM_",
+    "COURSE_LANGUAGE",
 )
 """How names begin that may be set where the tests are run, and change what Python,
 TensorFlow and others do.

@@ -8,13 +8,14 @@ import numbers
 import traceback
 
 from course_utils.errors import opening
+from course_utils.language import translated as _
 
 
 class Unanswered(Exception):
     """A function of the learner's returned the `...` of the exercise, or nothing."""
 
 
-def exercise(title: str):
+def exercise(number: int):
     """Make a function that returns why an answer is wrong ("" if it is right) into one
     that prints the verdict.
 
@@ -28,19 +29,24 @@ def exercise(title: str):
             try:
                 fault = find_fault(*map(_raise_if_unanswered, answer), **named)
             except Unanswered:
-                fault = "Replace the `...`."
+                fault = _("Replace the `...`.")
             except Exception as problem:
                 where = (
-                    "Your code raised"
+                    _("Your code raised")
                     if _raised_by(answer, problem)
-                    else "What you return cannot be judged:"
+                    else _("What you return cannot be judged:")
                 )
                 fault = f"{where} {type(problem).__name__}: {opening(problem, 2)}"
-            print(
-                f"{title}: ✓ right"
-                if not fault
-                else f"{title}: not solved yet. {fault}"
-            )
+            if fault:
+                print(
+                    _(
+                        "Exercise {number}: not solved yet. {fault}",
+                        number=number,
+                        fault=fault,
+                    )
+                )
+            else:
+                print(_("Exercise {number}: ✓ right", number=number))
 
         return check
 

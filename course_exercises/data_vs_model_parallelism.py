@@ -3,9 +3,10 @@
 import inspect
 
 from course_exercises import exercise
+from course_utils.language import translated as _
 
 
-@exercise("Exercise 1")
+@exercise(1)
 def gradient_average(function):
     """Check exercise 1: `function(per_replica, sizes)` averages the gradients of shards
     that have these sizes.
@@ -19,20 +20,20 @@ def gradient_average(function):
     for sizes in (2, 2), (3, 1), (2, 6):
         answer = function(shard_gradients, list(sizes))
         if not isinstance(answer, (list, tuple)) or len(answer) != 2:
-            return (
-                "It must return a list with one average for each variable; here there "
-                "are two variables."
+            return _(
+                "It must return a list with one average for each variable; "
+                "here there are two variables."
             )
         if [np.shape(average) for average in answer] != [(2,), ()]:
-            return (
-                "Each average must have its variable's shape: add up over the "
-                "replicas, not over the numbers."
+            return _(
+                "Each average must have its variable's shape: add up over "
+                "the replicas, not over the numbers."
             )
         means[sizes] = float(np.asarray(answer[0])[0]), float(np.asarray(answer[1]))
     if any(abs(twin - 2 * first) > 1e-5 for first, twin in means.values()):
-        return (
-            "Two variables are not treated alike: the second one's gradients are "
-            "twice the first one's here."
+        return _(
+            "Two variables are not treated alike: the second one's "
+            "gradients are twice the first one's here."
         )
     return _equal_shards(means[2, 2][0]) or _unequal_shards(means)
 
@@ -42,15 +43,17 @@ def _equal_shards(average):
     if abs(average - 6) <= 1e-5:
         return ""
     reasons = {
-        12: ": you added up, and never averaged",
-        3: ": you divided twice",
-        24: ": divide by the sum of the sizes",
+        12: _(": you added up, and never averaged"),
+        3: _(": you divided twice"),
+        24: _(": divide by the sum of the sizes"),
     }
     near = [why for wrong, why in reasons.items() if abs(average - wrong) < 1e-5]
     why = near[0] if near else ""
-    return (
+    return _(
         "Two equal shards with gradients 4 and 8 average to 6; yours give "
-        f"{average:g}{why}."
+        "{average:g}{why}.",
+        average=average,
+        why=why,
     )
 
 
@@ -58,20 +61,27 @@ def _unequal_shards(means):
     """Return what is wrong with these averages of shards of other sizes."""
     for sizes, right in {(3, 1): 5, (2, 6): 7}.items():
         average = means[sizes][0]
-        few = (
-            f"With {sizes[0]} examples at 4 and {sizes[1]} at 8 the average is {right}"
+        few = _(
+            "With {first} examples at 4 and {second} at 8 the average is {right}",
+            first=sizes[0],
+            second=sizes[1],
+            right=right,
         )
         if abs(average - 6) < 1e-5:
-            return f"Right for equal shards. {few}; yours is 6: use the sizes."
+            return _(
+                "Right for equal shards. {few}; yours is 6: use the sizes.", few=few
+            )
         if not abs(average - right) <= 1e-5:
-            return (
-                f"Right for equal shards. {few}; yours is {average:g}: divide by the "
-                "sum of the sizes."
+            return _(
+                "Right for equal shards. {few}; yours is {average:g}: "
+                "divide by the sum of the sizes.",
+                few=few,
+                average=average,
             )
     return ""
 
 
-@exercise("Exercise 2")
+@exercise(2)
 def row_split(function):
     """Check exercise 2: `function(x, W)` is x·W, from the halves of W by rows."""
     import numpy as np
@@ -80,23 +90,25 @@ def row_split(function):
     x, W = np.arange(12.0).reshape(2, 6), np.arange(24.0).reshape(6, 4) % 5
     answer = function(tf.constant(x), tf.constant(W))
     if np.shape(answer) != (2, 4):
-        return (
-            "x is (2, 6) and W (6, 4), so the result must be (2, 4); yours is "
-            f"{np.shape(answer)}."
+        return _(
+            "x is (2, 6) and W (6, 4), so the result must be (2, 4); yours is {shape}.",
+            shape=np.shape(answer),
         )
     if np.allclose(answer, x @ W):
-        whole = (
-            "The numbers are right, but W was not split: add two products, each with "
-            "half of W's rows."
+        whole = _(
+            "The numbers are right, but W was not split: add two products, "
+            "each with half of W's rows."
         )
         return "" if _products(function, x, W) == [(3, 4), (3, 4)] else whole
     if np.allclose(answer, x[:, :3] @ W[:3]) or np.allclose(answer, x[:, 3:] @ W[3:]):
-        return "That is the part of one device: the other half of every sum is missing."
+        return _(
+            "That is the part of one device: the other half of every sum is missing."
+        )
     if np.allclose(2 * np.asarray(answer), x @ W):
-        return "Half of the right result: partial sums are added, not averaged."
-    return (
-        "The shape is right, the numbers are not: each half of x's columns belongs to "
-        "its half of W's rows."
+        return _("Half of the right result: partial sums are added, not averaged.")
+    return _(
+        "The shape is right, the numbers are not: each half of x's columns "
+        "belongs to its half of W's rows."
     )
 
 

@@ -1,7 +1,7 @@
 """Checks of the exercises of notebook 02."""
 
 from course_exercises import exercise, whole
-from course_utils.words import counted
+from course_utils.language import counted, translated as _
 
 
 def _batches(strategy, dataset):
@@ -10,7 +10,7 @@ def _batches(strategy, dataset):
     return [len(part) for part in strategy.experimental_local_results(first[0])]
 
 
-@exercise("Exercise 1")
+@exercise(1)
 def dataset_for(function, strategies):
     """Check exercise 1: `function(strategy, per_replica_batch_size)` is a data set that
     gives each replica that many.
@@ -19,18 +19,24 @@ def dataset_for(function, strategies):
         for wanted in 8, 24:
             dataset = function(strategy, wanted)
             if not hasattr(dataset, "element_spec"):
-                return f"{type(dataset).__name__} is not a tf.data.Dataset."
+                return _(
+                    "{kind} is not a tf.data.Dataset.", kind=type(dataset).__name__
+                )
             answer, count = _batches(strategy, dataset), strategy.num_replicas_in_sync
             if answer != [wanted] * count:
-                return (
-                    f"With {counted(count, 'replica')} and {wanted} examples "
-                    f"for each, they get {answer}: the data set's batch is the global "
-                    f"one, of {count * wanted} examples here."
+                return _(
+                    "With {replicas} and {wanted} examples for each, they get "
+                    "{answer}: the data set's batch is the global one, of "
+                    "{global_batch_size} examples here.",
+                    replicas=counted(count, "replica", "replicas"),
+                    wanted=wanted,
+                    answer=answer,
+                    global_batch_size=count * wanted,
                 )
     return ""
 
 
-@exercise("Exercise 2")
+@exercise(2)
 def examples_seen(function, strategy):
     """Check exercise 2: `function(strategy, labels)` counts the examples of one batch
     on all replicas, as one number.
@@ -47,14 +53,17 @@ def examples_seen(function, strategy):
             strategy, next(iter(strategy.experimental_distribute_dataset(dataset)))
         )
         if whole(answer) != batch:
-            return (
-                f"A batch of {batch} examples on {strategy.num_replicas_in_sync} "
-                f"replicas: you count {answer}."
+            return _(
+                "A batch of {batch} examples on {num_replicas} "
+                "replicas: you count {answer}.",
+                batch=batch,
+                num_replicas=strategy.num_replicas_in_sync,
+                answer=answer,
             )
     return ""
 
 
-@exercise("Exercise 3")
+@exercise(3)
 def replica_loss(function):
     """Check exercise 3: `function(losses, weights, penalty, num_real, num_replicas)` is
     a replica's share of the loss.
@@ -76,24 +85,43 @@ def replica_loss(function):
             function(mine, theirs, penalty, real, count) for mine, theirs in shards
         ]
         if any(np.ndim(part) for part in shares):
-            return "A replica's loss is one number; yours has a dimension left."
+            return _("A replica's loss is one number; yours has a dimension left.")
         answer, mean = float(sum(shares)), float((losses * weights).sum() / real)
         if abs(answer - mean - penalty) <= 1e-6:
             continue
-        story = (
-            f"{count} replicas, {real} real examples of {len(losses)}: mean loss "
-            f"{mean:g}, penalty {penalty:g}"
+        story = _(
+            "{count} replicas, {real} real examples of {examples}: mean "
+            "loss {mean:g}, penalty {penalty:g}",
+            count=count,
+            real=real,
+            examples=len(losses),
+            mean=mean,
+            penalty=penalty,
         )
         if abs(answer - mean - count * penalty) <= 1e-6:
-            return f"{story}; your shares count the penalty {count} times: {answer:g}."
-        if abs(answer - losses.sum() / real - penalty) <= 1e-6:
-            return f"{story}; your shares add up to {answer:g}: the padding counts."
-        if abs(answer - mean * real / len(losses) - penalty) <= 1e-6:
-            return (
-                f"{story}; your shares add up to {answer:g}: divide by the real "
-                "examples, without the padding."
+            return _(
+                "{story}; your shares count the penalty {count} times: {answer:g}.",
+                story=story,
+                count=count,
+                answer=answer,
             )
-        return (
-            f"{story}; your shares add up to {answer:g} instead of {mean + penalty:g}."
+        if abs(answer - losses.sum() / real - penalty) <= 1e-6:
+            return _(
+                "{story}; your shares add up to {answer:g}: the padding counts.",
+                story=story,
+                answer=answer,
+            )
+        if abs(answer - mean * real / len(losses) - penalty) <= 1e-6:
+            return _(
+                "{story}; your shares add up to {answer:g}: divide by the "
+                "real examples, without the padding.",
+                story=story,
+                answer=answer,
+            )
+        return _(
+            "{story}; your shares add up to {answer:g} instead of {right:g}.",
+            story=story,
+            answer=answer,
+            right=mean + penalty,
         )
     return ""

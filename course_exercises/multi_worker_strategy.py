@@ -6,9 +6,10 @@ import math
 
 from course_exercises import Unanswered, exercise
 from course_utils.errors import message
+from course_utils.language import translated as _
 
 
-@exercise("Exercise 1")
+@exercise(1)
 def tf_config(function):
     """Check exercise 1: `function(hosts, port, index)` is the text of TF_CONFIG for
     that worker.
@@ -20,14 +21,16 @@ def tf_config(function):
     ):
         text = function(list(hosts), port, index)
         if not isinstance(text, str):
-            return (
-                "An environment variable is text, and you return a "
-                f"{type(text).__name__}: json.dumps."
+            return _(
+                "An environment variable is text, and you return a {kind}: json.dumps.",
+                kind=type(text).__name__,
             )
         try:
             config = json.loads(text)
         except ValueError as problem:
-            return f"It is not JSON ({problem}): json.dumps writes it."
+            return _(
+                "It is not JSON ({problem}): json.dumps writes it.", problem=problem
+            )
         right = {
             "cluster": {"worker": [f"{host}:{port}" for host in hosts]},
             "task": {"type": "worker", "index": index},
@@ -35,14 +38,20 @@ def tf_config(function):
         for key, value in right.items():
             answer = config.get(key) if isinstance(config, dict) else None
             if answer != value:
-                return (
-                    f"For {hosts}, port {port}, worker {index}, {key!r} is {answer}, "
-                    f"and should be {value}."
+                return _(
+                    "For {hosts}, port {port}, worker {index}, {key!r} is "
+                    "{answer}, and should be {value}.",
+                    hosts=hosts,
+                    port=port,
+                    index=index,
+                    key=key,
+                    answer=answer,
+                    value=value,
                 )
     return ""
 
 
-@exercise("Exercise 2")
+@exercise(2)
 def sum_over_workers(function, run=None):
     """Check exercise 2: on two workers `function()` returns, on both, the sum of what
     both
@@ -56,18 +65,19 @@ def sum_over_workers(function, run=None):
     try:
         answer = (run or launcher.run_on_workers)(inspect.unwrap(function), timeout=60)
     except launcher.WorkerError as problem:
-        return f"On the workers: {message(problem)[0]}."
+        return _("On the workers: {reason}.", reason=message(problem)[0])
     if ... in answer or None in answer:
         raise Unanswered
     if answer != [12.0, 12.0]:
-        return (
-            "Each worker holds 1 + 2 + 3, so both should return 12.0; they return "
-            f"{answer}."
+        return _(
+            "Each worker holds 1 + 2 + 3, so both should return 12.0; they "
+            "return {answer}.",
+            answer=answer,
         )
     return ""
 
 
-@exercise("Exercise 3")
+@exercise(3)
 def how_often_to_save(lost_share, best_interval):
     """Check exercise 3: which share of the time saves and failures take, and the
     interval between two saves at which it is least.
@@ -90,15 +100,24 @@ def how_often_to_save(lost_share, best_interval):
             right = save / interval + (half + restart) / between_failures
             answer = lost_share(interval, *costs)
             if not math.isclose(answer, right, rel_tol=0.01):
-                return (
-                    f"interval={interval:.0f}, {case}: of each second {right:.4f} are "
-                    f"lost, and you say {answer:.4f}. A save in each interval; and in "
-                    "the time between two failures half an interval, and a new start."
+                return _(
+                    "interval={interval:.0f}, {case}: of each second "
+                    "{right:.4f} are lost, and you say {answer:.4f}. A "
+                    "save in each interval; and in the time between two "
+                    "failures half an interval, and a new start.",
+                    interval=interval,
+                    case=case,
+                    right=right,
+                    answer=answer,
                 )
         answer = best_interval(*costs)
         if not math.isclose(answer, best, rel_tol=0.01):
-            return (
-                f"{case}: least is lost with {best:.0f} seconds between two saves, and "
-                f"you say {answer:.0f}. Where is the derivative of the share zero?"
+            return _(
+                "{case}: least is lost with {best:.0f} seconds between two "
+                "saves, and you say {answer:.0f}. Where is the derivative "
+                "of the share zero?",
+                case=case,
+                best=best,
+                answer=answer,
             )
     return ""

@@ -4,9 +4,10 @@ import math
 
 from course_exercises import exercise
 from course_utils.devices import short_name
+from course_utils.language import translated as _
 
 
-@exercise("Exercise 1")
+@exercise(1)
 def counter_on(make_counter, devices):
     """Check exercise 1: `make_counter(device)` returns a variable of value 0 that lives
     on `device`.
@@ -14,22 +15,27 @@ def counter_on(make_counter, devices):
     for device in reversed(devices):
         counter = make_counter(device)
         if not hasattr(counter, "assign_add"):
-            return (
-                f"{type(counter).__name__} is not a variable: a counter must be able "
-                "to change. Use tf.Variable."
+            return _(
+                "{kind} is not a variable: a counter must be able to "
+                "change. Use tf.Variable.",
+                kind=type(counter).__name__,
             )
         place = short_name(counter.device)
         if place != device:
-            return (
-                f"For {device} the variable lives on {place}. Create it inside the "
-                "strategy's scope."
+            return _(
+                "For {device} the variable lives on {place}. Create it "
+                "inside the strategy's scope.",
+                device=device,
+                place=place,
             )
         if float(counter.numpy()) != 0:
-            return f"The counter starts at {counter.numpy():g} instead of 0."
+            return _(
+                "The counter starts at {start:g} instead of 0.", start=counter.numpy()
+            )
     return ""
 
 
-@exercise("Exercise 2")
+@exercise(2)
 def average_loss(function):
     """Check exercise 2: `function(per_example_loss, global_batch_size)` is a replica's
     share of the batch's mean loss.
@@ -42,31 +48,34 @@ def average_loss(function):
         shares = [function(np.array(part, "float32"), count) for part in losses]
         shares = [np.asarray(share, float) for share in shares]
         if any(share.ndim for share in shares):
-            return (
-                f"It returns an array of shape {shares[0].shape}; a replica's loss is "
-                "one number."
+            return _(
+                "It returns an array of shape {shape}; a replica's loss is one number.",
+                shape=shares[0].shape,
             )
         total = float(sum(shares))
         if abs(total - sum(map(sum, losses))) <= 1e-6:
-            return (
-                "The shares add up to the sum of all losses: nothing was divided by "
-                "the global batch size."
+            return _(
+                "The shares add up to the sum of all losses: nothing was "
+                "divided by the global batch size."
             )
         if abs(total - sum(sum(part) / len(part) for part in losses)) <= 1e-6:
-            return (
-                "You divided by the replica's own number of examples: two replicas "
-                "add up to more than the mean loss."
+            return _(
+                "You divided by the replica's own number of examples: two "
+                "replicas add up to more than the mean loss."
             )
         if not abs(total - 4) <= 1e-6:  # also when it is NaN
             first, second = losses
-            return (
-                f"For losses {first} and {second} the shares must add up to their "
-                f"mean, 4; yours add up to {total:g}."
+            return _(
+                "For losses {first} and {second} the shares must add up to "
+                "their mean, 4; yours add up to {total:g}.",
+                first=first,
+                second=second,
+                total=total,
             )
     return ""
 
 
-@exercise("Exercise 3")
+@exercise(3)
 def batch_loss(function, global_batch_size):
     """Check exercise 3: `function(labels, logits)` is the replica's share of the mean
     loss for this global batch size.
@@ -82,22 +91,28 @@ def batch_loss(function, global_batch_size):
     whole, half = loss(global_batch_size), loss(part)
     expected = np.log(10)  # the cross-entropy of ten equal logits
     if global_batch_size > 1 and abs(half - whole) < 1e-6:
-        return (
-            "Half a batch gives the same loss as a whole one: you divide by what is "
-            "there, not by the global batch."
+        return _(
+            "Half a batch gives the same loss as a whole one: you divide "
+            "by what is there, not by the global batch."
         )
     expected_half = expected * part / global_batch_size
     # also when one is NaN
     if not abs(whole - expected) <= 1e-5 or not abs(half - expected_half) <= 1e-5:
-        return (
-            "For ten equal logits the loss of a whole batch must be ln 10 = 2.303; "
-            f"yours is {whole:.3f}. That of {part} of its {global_batch_size} examples "
-            f"must be {expected_half:.3f}; yours is {half:.3f}."
+        return _(
+            "For ten equal logits the loss of a whole batch must be ln 10 "
+            "= 2.303; yours is {whole:.3f}. That of {part} of its "
+            "{global_batch_size} examples must be {expected_half:.3f}; "
+            "yours is {half:.3f}.",
+            whole=whole,
+            part=part,
+            global_batch_size=global_batch_size,
+            expected_half=expected_half,
+            half=half,
         )
     return ""
 
 
-@exercise("Exercise 4")
+@exercise(4)
 def check_moved_model(load, original, device):
     """Check exercise 4: `load(path, device)` returns the model saved at `path`, on
     `device`, with its optimizer.
@@ -111,17 +126,18 @@ def check_moved_model(load, original, device):
         original.save(path)
         model = load(path, device)
     if not hasattr(model, "get_weights"):
-        return f"{type(model).__name__} is not a model."
+        return _("{kind} is not a model.", kind=type(model).__name__)
     weights, saved = model.get_weights(), original.get_weights()
     if len(weights) != len(saved) or any(
         not np.array_equal(a, b) for a, b in zip(weights, saved, strict=True)
     ):
-        return "The weights are not the saved ones."
+        return _("The weights are not the saved ones.")
     places = {short_name(weight.value.device) for weight in model.trainable_variables}
     if places != {device}:
-        return (
-            f"The weights live on {', '.join(sorted(places))} instead of {device}: "
-            "load inside a scope."
+        return _(
+            "The weights live on {places} instead of {device}: load inside a scope.",
+            places=", ".join(sorted(places)),
+            device=device,
         )
     optimizer = getattr(model, "optimizer", None)
     steps, expected = (
@@ -129,8 +145,10 @@ def check_moved_model(load, original, device):
         int(original.optimizer.iterations),
     )
     if steps != expected:
-        return (
-            f"The optimizer has made {steps} steps instead of {expected}: its state "
-            "was not loaded."
+        return _(
+            "The optimizer has made {steps} steps instead of {expected}: "
+            "its state was not loaded.",
+            steps=steps,
+            expected=expected,
         )
     return ""

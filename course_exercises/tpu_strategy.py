@@ -5,10 +5,11 @@ import math
 
 from course_exercises import exercise, whole
 from course_utils.errors import message
+from course_utils.language import translated as _
 from course_utils.tpu import xla_device
 
 
-@exercise("Exercise 1")
+@exercise(1)
 def fitting_batch(function):
     """Check exercise 1: `function(wanted, num_cores)` is the smallest batch of a
     multiple of 8 examples for each core.
@@ -20,18 +21,32 @@ def fitting_batch(function):
         )
         answer, given = whole(answer), answer
         if answer is None:
-            return f"A batch is a whole number of examples, and you return {given!r}."
+            return _(
+                "A batch is a whole number of examples, and you return {given!r}.",
+                given=given,
+            )
         if answer < wanted:
-            return f"{answer} examples are fewer than the {wanted} wanted."
+            return _(
+                "{answer} examples are fewer than the {wanted} wanted.",
+                answer=answer,
+                wanted=wanted,
+            )
         if answer % (8 * cores):
-            return (
-                f"{answer} examples on {cores} cores are {answer / cores:g} for each, "
-                "which is no multiple of 8."
+            return _(
+                "{answer} examples on {cores} cores are {share:g} for "
+                "each, which is no multiple of 8.",
+                answer=answer,
+                cores=cores,
+                share=answer / cores,
             )
         if answer != right:
-            return (
-                f"For {wanted} examples on {cores} cores {answer} would do, but "
-                f"{right} is the smallest that does."
+            return _(
+                "For {wanted} examples on {cores} cores {answer} would do, "
+                "but {right} is the smallest that does.",
+                wanted=wanted,
+                cores=cores,
+                answer=answer,
+                right=right,
             )
     return ""
 
@@ -53,31 +68,38 @@ def _compiled(function, arguments, rights):
             tf.errors.InvalidArgumentError,
             tf.errors.UnimplementedError,
         ) as problem:
-            return f"The compiler refuses: {message(problem)[0].split(': (')[0][:160]}."
+            return _(
+                "The compiler refuses: {reason}.",
+                reason=message(problem)[0].split(": (")[0][:160],
+            )
         case = ", ".join(str(tensor.numpy().tolist()) for tensor in given)
         if np.shape(answer) != np.shape(right) or not np.allclose(
             answer, right, atol=1e-5
         ):
-            return (
-                f"For {case} it should return {right}, and returns "
-                f"{np.asarray(answer).tolist()}."
+            return _(
+                "For {case} it should return {right}, and returns {answer}.",
+                case=case,
+                right=right,
+                answer=np.asarray(answer).tolist(),
             )
     if step.experimental_get_tracing_count() > 1:
-        return (
-            f"{step.experimental_get_tracing_count()} programs were compiled; one "
-            "should do."
+        return _(
+            "{count} programs were compiled; one should do.",
+            count=step.experimental_get_tracing_count(),
         )
     return (
         ""
         if compiles
         else (
-            "The numbers are right; whether it compiles needs a TPU or the ordinary "
-            "TensorFlow."
+            _(
+                "The numbers are right; whether it compiles needs a TPU or the "
+                "ordinary TensorFlow."
+            )
         )
     )
 
 
-@exercise("Exercise 2")
+@exercise(2)
 def mean_of_first(function):
     """Check exercise 2: `function(losses, count)` is the mean of the first `count`
     losses, by one program for all counts.
@@ -91,7 +113,7 @@ def mean_of_first(function):
     )
 
 
-@exercise("Exercise 3")
+@exercise(3)
 def largest_so_far(function):
     """Check exercise 3: `function(losses)` is the largest loss up to each position, and
     compiles.

@@ -7,6 +7,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from course_utils.language import translated as _
+
 BATCH = "tf.data.Dataset.from_tensor_slices((x, y)).batch(batch_size)"
 
 
@@ -21,19 +23,29 @@ def check_dataset(dataset: Callable[[int], Any]) -> None:
     parts = dataset(2)
     if hasattr(parts, "element_spec"):
         raise TypeError(
-            "dataset() must return two datasets, to train on and to validate with, "
-            "and it returns one: return training, validation"
+            _(
+                "dataset() must return two datasets, to train on and to "
+                "validate with, and it returns one: return training, validation"
+            )
         )
     if not isinstance(parts, (tuple, list)) or len(parts) != 2:
         raise TypeError(
-            "dataset() must return two datasets, to train on and to validate with, "
-            f"and it returns {_words(parts)}"
+            _(
+                "dataset() must return two datasets, to train on and to "
+                "validate with, and it returns {parts}",
+                parts=_words(parts),
+            )
         )
-    for name, part in zip(("train on", "validate with"), parts, strict=True):
+    for name, part in zip((_("train on"), _("validate with")), parts, strict=True):
         if not hasattr(part, "element_spec"):
             raise TypeError(
-                f"dataset() must return tf.data.Dataset, and what it returns to {name} "
-                f"is {_words(part)}: {BATCH}"
+                _(
+                    "dataset() must return tf.data.Dataset, and what it "
+                    "returns to {name} is {part}: {BATCH}",
+                    name=name,
+                    part=_words(part),
+                    BATCH=BATCH,
+                )
             )
         _check_elements(part, name)
 
@@ -43,20 +55,29 @@ def _check_elements(part, name):
 
     element = next(iter(part), None)
     if element is None:
-        raise ValueError(f"dataset() returns nothing to {name}")
+        raise ValueError(_("dataset() returns nothing to {name}", name=name))
     if not isinstance(element, tuple) or len(element) not in (2, 3):
         raise ValueError(
-            f"dataset(): what it returns to {name} must have (inputs, targets) or "
-            "(inputs, targets, weights) as its elements, in a tuple, and they are "
-            f"{_words(element)}"
+            _(
+                "dataset(): what it returns to {name} must have (inputs, "
+                "targets) or (inputs, targets, weights) as its elements, in a "
+                "tuple, and they are {element}",
+                name=name,
+                element=_words(element),
+            )
         )
     arrays = keras.tree.flatten(element)
     lengths = {leaf.shape[0] if len(leaf.shape) else None for leaf in arrays}
     if len(lengths) != 1 or not lengths <= {1, 2}:
         shapes = ", ".join(str(tuple(leaf.shape)) for leaf in arrays)
         raise ValueError(
-            f"dataset(2) must return batches of 2 examples to {name}, and its first "
-            f"element has arrays of shape {shapes}: is .batch(batch_size) forgotten?"
+            _(
+                "dataset(2) must return batches of 2 examples to {name}, and "
+                "its first element has arrays of shape {shapes}: is "
+                ".batch(batch_size) forgotten?",
+                name=name,
+                shapes=shapes,
+            )
         )
 
 
@@ -69,13 +90,18 @@ def check_model(model: Any) -> None:
 
     if not isinstance(model, keras.Model):
         raise TypeError(
-            f"build() must return a Keras model, and it returns {_words(model)}: is "
-            "'return model' missing?"
+            _(
+                "build() must return a Keras model, and it returns {model}: is "
+                "'return model' missing?",
+                model=_words(model),
+            )
         )
     if not model.compiled:
         raise ValueError(
-            "build() must return a compiled model: model.compile(optimizer, loss, "
-            'metrics=["accuracy"])'
+            _(
+                "build() must return a compiled model: "
+                'model.compile(optimizer, loss, metrics=["accuracy"])'
+            )
         )
 
 
@@ -86,4 +112,4 @@ def _words(value):
             f"a {type(value).__name__} of {len(value)} "
             f"({', '.join(type(each).__name__ for each in value)})"
         )
-    return "None" if value is None else f"of type {type(value).__name__}"
+    return "None" if value is None else _("of type {kind}", kind=type(value).__name__)

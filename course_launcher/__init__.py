@@ -25,6 +25,7 @@ from course_launcher.workers import (
     run_in_process,
     run_on_workers,
 )
+from course_utils.language import translated as _
 
 
 def program(name: str) -> pathlib.Path:
@@ -39,5 +40,9 @@ def program(name: str) -> pathlib.Path:
         if (folder / name).is_file():
             return folder / name
     raise FileNotFoundError(
-        f"{name}: not in a clone, nor in {installed}: install the course again"
+        _(
+            "{name}: not in a clone, nor in {installed}: install the course again",
+            name=name,
+            installed=installed,
+        )
     )

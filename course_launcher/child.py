@@ -19,6 +19,7 @@ from multiprocessing.connection import Connection
 
 from course_launcher.packing import pack, send
 from course_utils.errors import message
+from course_utils.language import translated as _
 
 LOOK = 0.2
 """Seconds between two looks whether the process of the run is still there."""
@@ -100,8 +101,12 @@ def _packed(result):
         return pack(result)
     except Exception as problem:
         raise TypeError(
-            f"the result, a {type(result).__name__}, cannot be sent back "
-            f"({message(problem)[0]}): return numbers, arrays, lists or dicts"
+            _(
+                "the result, a {kind}, cannot be sent back ({reason}): return "
+                "numbers, arrays, lists or dicts",
+                kind=type(result).__name__,
+                reason=message(problem)[0],
+            )
         ) from problem
 
 

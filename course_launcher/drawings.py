@@ -2,6 +2,7 @@
 
 import itertools
 
+from course_utils.language import counted, translated as _
 from course_utils.plots.style import (
     COLOURS,
     MUTED,
@@ -17,7 +18,6 @@ from course_utils.plots.style import (
     number,
     styled,
 )
-from course_utils.words import counted
 
 
 @styled()
@@ -90,11 +90,13 @@ def shards(policies: dict, total: int, title: str) -> Figure:
         flat = [example for steps in seen for step in steps for example in step]
         twice = sum(flat.count(example) > 1 for example in range(total))
         missing = [str(example) for example in range(total) if example not in flat]
-        notes = [f"{max(map(len, seen))} steps"]
+        notes = [_("{steps} steps", steps=max(map(len, seen)))]
         if twice:
-            notes.append(f"{counted(twice, 'example')} twice")
+            notes.append(
+                _("{examples} twice", examples=counted(twice, "example", "examples"))
+            )
         if missing:
-            notes.append("never: " + ", ".join(missing))
+            notes.append(_("never: ") + ", ".join(missing))
         axes.text(0.05, top - 0.14, policy, va="center", weight="bold", size=10)
         axes.text(
             7.15,
@@ -110,7 +112,12 @@ def shards(policies: dict, total: int, title: str) -> Figure:
         for worker, steps in enumerate(seen):
             y = top - 0.3 - line * (worker + 1) + 0.05
             axes.text(
-                0.12, y + 0.12, f"worker {worker}", va="center", size=9, color=MUTED
+                0.12,
+                y + 0.12,
+                _("worker {worker}", worker=worker),
+                va="center",
+                size=9,
+                color=MUTED,
             )
             for index in range(max(map(len, seen))):
                 x = 1.0 + pitch * index
@@ -138,9 +145,15 @@ def slices(sizes: dict, title: str) -> Figure:
     figure, axes = canvas(title, 0.5 + line * len(sizes))
     span = 5.9 / max(map(len, sizes.values()))
     top = 0.3 + line * len(sizes)
-    label(axes, 0.5, top, "left over", size=9.5)
+    label(axes, 0.5, top, _("left over"), size=9.5)
     for replica in range(max(map(len, sizes.values()))):
-        label(axes, 1.2 + span * (replica + 0.5), top, f"replica {replica}", size=9.5)
+        label(
+            axes,
+            1.2 + span * (replica + 0.5),
+            top,
+            _("replica {replica}", replica=replica),
+            size=9.5,
+        )
     for row, (count, parts) in enumerate(sizes.items(), 1):
         y = top - line * row
         label(axes, 0.5, y, str(count), weight="bold")
@@ -161,34 +174,42 @@ def parameter_server(title: str) -> Figure:
     gradients; a coordinator hands out the work.
     """
     figure, axes = canvas(title, 2.7)
-    own = [("a batch", colour("inputs")), ("gradients", colour("gradients"))]
+    own = [
+        (_("a batch"), colour("inputs")),
+        (_("gradients"), colour("gradients")),
+    ]
     processes = {
-        "worker 0": (0.1, 0.1, own),
-        "worker 1": (5.4, 0.1, own),
-        "coordinator": (2.75, 1.65, [("a queue of work", "white")]),
-        "parameter server": (
-            2.75,
+        _("worker {worker}", worker=0): (0.1, 0.1, 1.7, own),
+        _("worker {worker}", worker=1): (5.4, 0.1, 1.7, own),
+        _("coordinator"): (2.65, 1.65, 1.9, [(_("a queue of work"), "white")]),
+        _("parameter server"): (
+            2.65,
             0.1,
-            [("weights", colour("weights")), ("optimizer", colour("optimizer"))],
+            1.9,
+            [
+                (_("weights"), colour("weights")),
+                (_("optimizer"), colour("optimizer")),
+            ],
         ),
     }
-    for name, (left, low, contents) in processes.items():
-        box(axes, left, low, 1.7, 0.45 + 0.42 * len(contents), dashed=True)
-        label(axes, left + 0.85, low + 0.25 + 0.42 * len(contents), name, weight="bold")
+    for name, (left, low, wide, contents) in processes.items():
+        box(axes, left, low, wide, 0.45 + 0.42 * len(contents), dashed=True)
+        top = low + 0.25 + 0.42 * len(contents)
+        label(axes, left + wide / 2, top, name, weight="bold", size=9)
         for k, (text, fill) in enumerate(contents):
             box(
                 axes,
                 left + 0.12,
                 low + 0.09 + 0.42 * (len(contents) - 1 - k),
-                1.46,
+                wide - 0.24,
                 0.34,
                 fill,
                 text,
             )
-    for start, end in ((2.75, 1.8), (4.45, 5.4)):
+    for start, end in ((2.65, 1.8), (4.55, 5.4)):
         arrow(axes, (start, 0.75), (end, 0.75), COLOURS["travels"], 2)
         arrow(axes, (end, 0.4), (start, 0.4), COLOURS["travels"], 2)
-        for y, text in ((0.9, "weights"), (0.22, "gradients")):
+        for y, text in ((0.9, _("weights")), (0.22, _("gradients"))):
             label(
                 axes,
                 (start + end) / 2,
@@ -198,8 +219,8 @@ def parameter_server(title: str) -> Figure:
                 color=TRAVELS_INK,
                 weight="bold",
             )
-    arrow(axes, (2.75, 2.1), (1.0, 1.4))
-    arrow(axes, (4.45, 2.1), (6.2, 1.4))
+    arrow(axes, (2.65, 2.1), (1.0, 1.4))
+    arrow(axes, (4.55, 2.1), (6.2, 1.4))
     return figure
 
 
@@ -215,9 +236,11 @@ def link_times(fitted: dict, predicted: dict, measured: dict, title: str) -> Fig
         title: the finding.
     """
     figure, axes = new_axes(title, 4.2)
-    lines = {"fitted": fitted, "predicted": predicted}
-    looks = {"fitted": {"color": MUTED, "linestyle": "--"}}
-    looks["predicted"] = {"color": COLOURS["compute"]}
+    lines = {_("fitted"): fitted, _("predicted"): predicted}
+    looks = {
+        _("fitted"): {"color": MUTED, "linestyle": "--"},
+        _("predicted"): {"color": COLOURS["compute"]},
+    }
     handles = {}
     for kind, links in lines.items():
         for link, times in links.items():
@@ -228,7 +251,7 @@ def link_times(fitted: dict, predicted: dict, measured: dict, title: str) -> Fig
             )
     for marker, times in zip(itertools.cycle("os^Dv"), measured.values()):
         middle, low, high = zip(*times.values(), strict=True)
-        handles["measured, with quartiles"] = axes.errorbar(
+        handles[_("measured, with quartiles")] = axes.errorbar(
             [*times],
             middle,
             [
@@ -247,6 +270,6 @@ def link_times(fitted: dict, predicted: dict, measured: dict, title: str) -> Fig
     axes.set_xlim(right=sizes[-1] * 14)
     for axis in axes.xaxis, axes.yaxis:
         axis.set_major_formatter(number)
-    axes.set(xlabel="KiB, averaged over two workers", ylabel="milliseconds")
+    axes.set(xlabel=_("KiB, averaged over two workers"), ylabel=_("milliseconds"))
     legend(figure, handles)
     return figure

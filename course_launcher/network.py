@@ -19,6 +19,7 @@ import time
 from typing import Any
 
 from course_utils.arguments import finite_number
+from course_utils.language import translated as _
 
 BLOCK = 2**16
 """Bytes that are read at once. Connections of one pair take turns in such blocks."""
@@ -84,8 +85,11 @@ def silence_network() -> None:
     """
     if SILENCE not in os.environ:
         raise RuntimeError(
-            "silence_network: this process is no worker with a network of its own; "
-            "call it in a function that run_on_workers(…, network=Network(…)) runs"
+            _(
+                "silence_network: this process is no worker with a network of "
+                "its own; call it in a function that run_on_workers(…, "
+                "network=Network(…)) runs"
+            )
         )
     pathlib.Path(os.environ[SILENCE]).touch()
 

@@ -28,6 +28,7 @@ from course_launcher.network import SILENCE, Links, Network
 from course_launcher.outcomes import Outcome
 from course_launcher.packing import take_message
 from course_launcher.tf_config import build_tf_config
+from course_utils.language import translated as _
 
 PR_SET_CHILD_SUBREAPER = 36
 LOG_LINE = re.compile(
@@ -45,7 +46,7 @@ MOST_LOGGED = 25
 """Lines of a worker's output that an error shows."""
 LONGEST_LINE = 4096
 """Bytes without an end of line that are passed on as if there was one."""
-AT_ONCE = 0.1
+AT_ONCE = 0.5
 """Seconds within which two failures may be one: a worker dies, and another one, which
 notices that first, raises because of it."""
 SIGN_OF_LIFE = 1
@@ -216,7 +217,11 @@ def _do(job, notebook, method):
         outcome = workers[failed].outcome
         if outcome.kind not in ("signal", "exit code"):
             break
-        again = f"all are started again ({attempt + 1} of {job.restarts})"
+        again = _(
+            "all are started again ({attempt} of {restarts})",
+            attempt=attempt + 1,
+            restarts=job.restarts,
+        )
         notebook.tell("line", f"{outcome}: {again}")
     notebook.tell("ended", (failed, [worker.outcome for worker in workers]))
     for worker in workers:
@@ -271,7 +276,9 @@ def _attempt(job, notebook, method, attempt, deadline):
             notebook.tell("alive")  # fresh interpreters start slowly
         Listener(job, notebook, workers, deadline, attempt < job.restarts).listen()
         if links and links.have_ended():
-            raise RuntimeError("the process of the network between the workers ended")
+            raise RuntimeError(
+                _("the process of the network between the workers ended")
+            )
     for worker in workers:
         worker.finish()
     return workers
@@ -380,7 +387,10 @@ class Worker:
         self.shown += len(text) + 1
         self.notebook.tell("line", self.prefix + text)
         if self.shown > MOST_SHOWN:
-            more = f"… (more than {MOST_SHOWN // 1024} KiB: not shown)"
+            more = _(
+                "… (more than {most} KiB: not shown)",
+                most=MOST_SHOWN // 1024,
+            )
             self.notebook.tell("line", self.prefix + more)
 
     def _read_result(self):
@@ -415,7 +425,7 @@ class Worker:
             self.ended = now
 
     def _read_all(self):
-        for _ in range(READS):
+        for _block in range(READS):
             ready = wait(self.open, 0)
             if not ready:
                 return
@@ -520,7 +530,9 @@ def first_failure(workers: list[Worker]) -> int | None:
 
 def _kill_and_report(workers, notebook):
     for number in kill_descendants(workers):
-        notebook.tell("line", f"process {number} cannot be killed, and is left")
+        notebook.tell(
+            "line", _("process {number} cannot be killed, and is left", number=number)
+        )
 
 
 def kill_descendants(workers: list[Worker]) -> list[int]:

@@ -10,6 +10,7 @@ import socket
 import threading
 
 from course_utils.arguments import whole_number
+from course_utils.language import translated as _
 
 ROLES = ("chief", "worker", "ps", "evaluator")
 LOOK_UP = 5
@@ -30,16 +31,24 @@ def build_tf_config(workers: list[str], index: int) -> str:
     """
     if isinstance(workers, str) or not workers:
         raise ValueError(
-            f"workers={workers!r}: must be a list of addresses, such as "
-            "['10.0.0.1:2222', '10.0.0.2:2222']"
+            _(
+                "workers={workers!r}: must be a list of addresses, such as "
+                "['10.0.0.1:2222', '10.0.0.2:2222']",
+                workers=workers,
+            )
         )
     for address in workers:
         if not _split(address):
             raise ValueError(
-                f"workers: {address!r} is no address; it must be 'host:port', with a "
-                "port from 1 to 65535"
+                _(
+                    "workers: {address!r} is no address; it must be "
+                    "'host:port', with a port from 1 to 65535",
+                    address=address,
+                )
             )
-    index = whole_number("index", index, 0, len(workers) - 1, "the last of the workers")
+    index = whole_number(
+        "index", index, 0, len(workers) - 1, _("the last of the workers")
+    )
     return json.dumps(
         {
             "cluster": {"worker": list(workers)},
@@ -61,12 +70,20 @@ def check_tf_config(text: str) -> list[str]:
         config = json.loads(text)
     except (TypeError, ValueError) as problem:
         place = (
-            f" (line {problem.lineno}, column {problem.colno})"
+            _(
+                " (line {line}, column {column})",
+                line=problem.lineno,
+                column=problem.colno,
+            )
             if isinstance(problem, json.JSONDecodeError)
             else ""
         )
         return [
-            f"it is not JSON{place}: write it with json.dumps, or with build_tf_config"
+            _(
+                "it is not JSON{place}: write it with json.dumps, or with "
+                "build_tf_config",
+                place=place,
+            )
         ]
     config = config if isinstance(config, dict) else {}
     parts = {name: config.get(name) for name in ("cluster", "task")}
@@ -85,13 +102,22 @@ def check_tf_config(text: str) -> list[str]:
             name, host_and_port = f"{role} {index}", _split(address)
             if not host_and_port:
                 findings.append(
-                    f"{name}'s address {address!r} is not 'host:port' with a port from "
-                    "1 to 65535"
+                    _(
+                        "{name}'s address {address!r} is not 'host:port' with "
+                        "a port from 1 to 65535",
+                        name=name,
+                        address=address,
+                    )
                 )
             elif address in names:
                 findings.append(
-                    f"{names[address]} and {name} have the same address, {address}: "
-                    "each needs its own"
+                    _(
+                        "{first} and {name} have the same address, {address}: "
+                        "each needs its own",
+                        first=names[address],
+                        name=name,
+                        address=address,
+                    )
                 )
             else:
                 names[address] = name
@@ -104,14 +130,21 @@ def check_tf_config(text: str) -> list[str]:
     ]
     if 0 < len(here) < len(hosts):
         findings.append(
-            f"{here[0]}'s host {hosts[here[0]]!r} is on each machine that machine "
-            "itself: where there are several, write its name or address"
+            _(
+                "{name}'s host {host!r} is on each machine that machine "
+                "itself: where there are several, write its name or address",
+                name=here[0],
+                host=hosts[here[0]],
+            )
         )
     port = ports.get(f"{task.get('type')} {task.get('index')}")
     if port is not None and not _free(port):
         findings.append(
-            f"port {port} of this machine is taken: end the program that has it, or "
-            "choose another port"
+            _(
+                "port {port} of this machine is taken: end the program that "
+                "has it, or choose another port",
+                port=port,
+            )
         )
     return findings
 
@@ -131,48 +164,67 @@ def _tasks(addresses):
 
 def _missing(key):
     if key == "cluster":
-        return (
-            "'cluster' is missing: it must map each role to its addresses, {'worker': "
-            "['host:port', …]}"
+        return _(
+            "'cluster' is missing: it must map each role to its addresses, "
+            "{'worker': ['host:port', …]}"
         )
-    return (
-        "'task' is missing: it must say which process this is, {'type': 'worker', "
-        "'index': 0}"
+    return _(
+        "'task' is missing: it must say which process this is, {'type': "
+        "'worker', 'index': 0}"
     )
 
 
 def _role_findings(cluster, task):
-    old, known = {"master": " (an old name of 'chief')"}, ", ".join(ROLES)
+    old, known = {"master": _(" (an old name of 'chief')")}, ", ".join(ROLES)
     findings = [
-        f"'cluster' knows no role {role!r}: {known}{old.get(role, '')}"
+        _(
+            "'cluster' knows no role {role!r}: {known}{remark}",
+            role=role,
+            known=known,
+            remark=old.get(role, ""),
+        )
         for role in cluster
         if role not in ROLES
     ]
     for role, addresses in cluster.items():
         if not _tasks(addresses):
             findings.append(
-                f"cluster[{role!r}] must be a list of addresses, ['host:port', …]"
+                _(
+                    "cluster[{role!r}] must be a list of addresses, ['host:port', …]",
+                    role=role,
+                )
             )
     role, index = task.get("type"), task.get("index")
     findings += [
-        f"task[{key!r}] is missing" for key in ("type", "index") if key not in task
+        _("task[{key!r}] is missing", key=key)
+        for key in ("type", "index")
+        if key not in task
     ]
     # it is none of them: so Kubeflow's TFJob writes it
     if role == "evaluator" and role not in cluster:
         return findings
     if "type" in task and role not in list(cluster):
         findings.append(
-            f"the task's type is {role!r}, and 'cluster' has no such role: "
-            f"{', '.join(cluster)}"
+            _(
+                "the task's type is {role!r}, and 'cluster' has no such role: {roles}",
+                role=role,
+                roles=", ".join(cluster),
+            )
         )
     elif "index" in task and (tasks := _tasks(cluster.get(role))):
         allowed = (
-            f"a whole number from 0 to {len(tasks) - 1}"
+            _("a whole number from 0 to {last}", last=len(tasks) - 1)
             if isinstance(cluster[role], list)
             else ", ".join(tasks)
         )
         if isinstance(index, bool) or str(index) not in tasks:  # "0" is read as 0
-            findings.append(f"the task's index is {index!r}, and must be {allowed}")
+            findings.append(
+                _(
+                    "the task's index is {index!r}, and must be {allowed}",
+                    index=index,
+                    allowed=allowed,
+                )
+            )
     return findings
 
 
@@ -198,26 +250,40 @@ def _place_findings(name, host, port, places):
     if not numbers:
         return [
             (
-                f"{name}'s host {host!r} is not found: check its spelling, or write "
-                "its IP address"
+                _(
+                    "{name}'s host {host!r} is not found: check its spelling, "
+                    "or write its IP address",
+                    name=name,
+                    host=host,
+                )
             )
         ]
     findings = []
     if any(number.is_global for number in numbers):
         findings.append(
-            f"{name}'s host {host!r} is a public address, and TensorFlow's servers "
-            "obey whoever connects: use the addresses of a private network"
+            _(
+                "{name}'s host {host!r} is a public address, and TensorFlow's "
+                "servers obey whoever connects: use the addresses of a private "
+                "network",
+                name=name,
+                host=host,
+            )
         )
     place = (
-        "this machine"
+        _("this machine")
         if any(number.is_loopback for number in numbers)
         else min(map(str, numbers)),
         port,
     )
     if place in places:
         findings.append(
-            f"{places[place]} and {name} are on one machine with one port, {port}: "
-            "each needs its own"
+            _(
+                "{first} and {name} are on one machine with one port, {port}: "
+                "each needs its own",
+                first=places[place],
+                name=name,
+                port=port,
+            )
         )
     places.setdefault(place, name)
     return findings

@@ -18,13 +18,13 @@ from collections.abc import Callable
 from typing import Any
 
 from course_launcher import server
-from course_launcher.network import SILENCE as SILENCE_VARIABLE
-from course_launcher.network import Network
+from course_launcher.network import SILENCE as SILENCE_VARIABLE, Network
 from course_launcher.outcomes import WorkerError
 from course_launcher.packing import pack
 from course_launcher.run import Job, reserved_ports
 from course_utils.arguments import finite_number, whole_number
 from course_utils.errors import message
+from course_utils.language import translated as _
 
 MOST_WORKERS = 64
 MOST_WITH_NETWORK = 8
@@ -135,7 +135,7 @@ def run_in_process(
     """
     (value,) = _run(
         _packed(function, args),
-        ["the process"],
+        [_("the process")],
         [_texts(env)],
         is_cluster=False,
         awaited=1,
@@ -172,23 +172,36 @@ def _texts(env):
 def _check_network(network, envs, coordinated):
     if not isinstance(network, Network):
         raise ValueError(
-            f"network={network!r}: must be a Network, such as "
-            "Network(latency_ms=2, megabytes_per_second=12.5)"
+            _(
+                "network={network!r}: must be a Network, such as "
+                "Network(latency_ms=2, megabytes_per_second=12.5)",
+                network=network,
+            )
         )
     if len(envs) > MOST_WITH_NETWORK:
         raise ValueError(
-            f"network: for at most {MOST_WITH_NETWORK} workers, not {len(envs)}: each "
-            "two of them have a link"
+            _(
+                "network: for at most {most} workers, not "
+                "{count}: each two of them have a link",
+                most=MOST_WITH_NETWORK,
+                count=len(envs),
+            )
         )
     if coordinated:
         raise ValueError(
-            "network: not for coordinated runs: TensorFlow tells all workers the "
-            "coordinator's addresses, so that they would share the coordinator's links"
+            _(
+                "network: not for coordinated runs: TensorFlow tells all "
+                "workers the coordinator's addresses, so that they would share "
+                "the coordinator's links"
+            )
         )
     if any((os.environ | env).get("KERAS_BACKEND") == "jax" for env in envs):
         raise ValueError(
-            "network: only for TensorFlow's workers. JAX's (KERAS_BACKEND=jax) choose "
-            "ports at random and tell them to each other, past any link"
+            _(
+                "network: only for TensorFlow's workers. JAX's "
+                "(KERAS_BACKEND=jax) choose ports at random and tell them to "
+                "each other, past any link"
+            )
         )
 
 
@@ -196,11 +209,16 @@ def _packed(function, args):
     """Return the call as bytes, with the source of the cells, which no file holds."""
     if not sys.platform.startswith(("linux", "darwin")):
         raise RuntimeError(
-            "worker processes can be started on Linux and macOS, and this is "
-            f"{sys.platform}: on Windows use WSL2"
+            _(
+                "worker processes can be started on Linux and macOS, and this "
+                "is {platform}: on Windows use WSL2",
+                platform=sys.platform,
+            )
         )
     if not callable(function):
-        raise ValueError(f"function={function!r}: must be a function")
+        raise ValueError(
+            _("function={function!r}: must be a function", function=function)
+        )
     cells = {}
     for name, entry in list(linecache.cache.items()):
         if len(entry) == 4 and not os.path.exists(name):
@@ -210,9 +228,14 @@ def _packed(function, args):
         return pack((cells, function, args))
     except Exception as problem:  # every type has its own way to refuse
         raise ValueError(
-            f"function: {getattr(function, '__name__', function)} or its arguments "
-            f"cannot be sent to another process ({type(problem).__name__}: "
-            f"{message(problem)[0]}): make such things inside the function"
+            _(
+                "function: {name} or its arguments cannot be sent to "
+                "another process ({error}: {reason}): make such things inside the "
+                "function",
+                name=getattr(function, "__name__", function),
+                error=type(problem).__name__,
+                reason=message(problem)[0],
+            )
         ) from problem
 
 
@@ -247,29 +270,37 @@ def _start(envs, until):
         return server.start_run(envs, until)
     except TimeoutError:
         raise RuntimeError(
-            f"the process that starts the workers has not answered within {STARTING} "
-            "seconds: close other programs, and try again"
+            _(
+                "the process that starts the workers has not answered within "
+                "{seconds} seconds: close other programs, and try again",
+                seconds=STARTING,
+            )
         ) from None
     except server.ServerHasEnded:
         raise RuntimeError(
-            "the process that starts the workers ended before it started one: see "
-            "what python -c 'import course_launcher' says here"
+            _(
+                "the process that starts the workers ended before it started "
+                "one: see what python -c 'import course_launcher' says here"
+            )
         ) from None
     except OSError as problem:
         raise RuntimeError(_cannot_start(problem.strerror)) from problem
 
 
 def _cannot_start(why):
-    return (
-        f"a worker process cannot be started ({why}): this machine has too many "
-        "processes or too little memory; end some, or ask for fewer workers"
+    return _(
+        "a worker process cannot be started ({why}): this machine has too "
+        "many processes or too little memory; end some, or ask for fewer "
+        "workers",
+        why=why,
     )
 
 
 def _cannot_write(why):
-    return (
-        f"temporary files for the workers cannot be written ({why}): free some space, "
-        "or set TMPDIR to a folder that has some"
+    return _(
+        "temporary files for the workers cannot be written ({why}): free "
+        "some space, or set TMPDIR to a folder that has some",
+        why=why,
     )
 
 
@@ -291,7 +322,7 @@ class _Conversation:
                 raise WorkerError(failed, outcomes)
             values = [self._next_value() for _ in outcomes]
         except (EOFError, OSError):  # OSError: it ended in the middle of a message
-            raise RuntimeError("the process of the run was killed") from None
+            raise RuntimeError(_("the process of the run was killed")) from None
         return [pickle.loads(value) if value else None for value in values]
 
     def _listen(self):
@@ -309,7 +340,9 @@ class _Conversation:
             elif kind == "cannot write":
                 raise RuntimeError(_cannot_write(content))
             elif kind == "traceback":
-                raise RuntimeError(f"the process of the run failed:\n{content}")
+                raise RuntimeError(
+                    _("the process of the run failed:\n{content}", content=content)
+                )
 
     def _next_note(self):
         self._wait_for_a_message()
@@ -323,7 +356,11 @@ class _Conversation:
         if not self.connection.poll(SILENCE):
             self.has_answered = False
             raise RuntimeError(
-                f"the process of the run has not been heard of for {SILENCE:g} seconds"
+                _(
+                    "the process of the run has not been heard of for "
+                    "{seconds:g} seconds",
+                    seconds=SILENCE,
+                )
             )
 
     def close(self):
@@ -336,7 +373,7 @@ class _Conversation:
             pass  # it has ended
         finally:
             if not self.has_answered:
-                print("the run does not end, and is killed", flush=True)
+                print(_("the run does not end, and is killed"), flush=True)
                 self.process.kill()
             self.process.close()
             for folder in self.folders:  # there is none, unless the process was killed

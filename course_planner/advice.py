@@ -13,7 +13,7 @@ from course_planner.layers import LayerCost, checkpointed
 from course_planner.parallelism import composition
 from course_planner.plans import Memory, Plan, Rates, StepTime
 from course_utils.arguments import finite_number, one_of, whole_number
-from course_utils.words import counted
+from course_utils.language import counted, marked, translated as _
 
 HEADROOM = 0.9
 """The share of a device's memory that a plan may fill."""
@@ -73,7 +73,9 @@ class Machine:
             finite_number(name, getattr(self, name), 1)
         if isinstance(self.flops, dict):
             if not self.flops:
-                raise ValueError("flops={}: must be a number, or name a peak or more")
+                raise ValueError(
+                    _("flops={}: must be a number, or name a peak or more")
+                )
             for name, peak in self.flops.items():
                 one_of("flops", name, FORMATS["float32"] + FORMATS["mixed_float16"])
                 finite_number(f"flops[{name!r}]", peak, 1)
@@ -104,8 +106,12 @@ class Machine:
             if name in self.flops:
                 return self.flops[name]
         raise ValueError(
-            f"precision={precision!r}: must be one that the machine's flops name "
-            f"({', '.join(self.flops)})"
+            _(
+                "precision={precision!r}: must be one that the machine's flops "
+                "name ({names})",
+                precision=precision,
+                names=", ".join(self.flops),
+            )
         )
 
     def bandwidth(self, devices: int, stride: int = 1) -> float:
@@ -208,20 +214,27 @@ class Recommendation:
 
     def __str__(self):
         if self.devices is None:
-            answer = "Nothing fits."
+            answer = _("Nothing fits.")
         elif self.devices == 1:
-            answer = f"One device is enough: {self.use}."
+            answer = _("One device is enough: {use}.", use=self.use)
         else:
-            answer = f"{self.use}, {self.parallelism} on {self.devices:,} devices."
-        lines = list(self.reasons) + [f"First {change}." for change in self.changes]
+            answer = _(
+                "{use}, {parallelism} on {devices:,} devices.",
+                use=self.use,
+                parallelism=_(self.parallelism),
+                devices=self.devices,
+            )
+        lines = list(self.reasons) + [
+            _("First {change}.", change=change) for change in self.changes
+        ]
         if self.step:
             lines += [
-                f"The fullest device holds {self.memory}.",
+                _("The fullest device holds {memory}.", memory=self.memory),
                 self._speed(self.step),
             ]
         lines += self._run()
         if self.left_out:
-            lines.append(f"Left out: {', '.join(self.left_out)}.")
+            lines.append(_("Left out: {names}.", names=", ".join(self.left_out)))
         lines = [answer, *(f"- {line}" for line in lines)]
         return "\n".join(
             textwrap.fill(line, 72, subsequent_indent="  ") for line in lines
@@ -231,28 +244,51 @@ class Recommendation:
         """Return how long a step takes, in words."""
         sending = ""
         if step.communication:
-            sending = f" and sends for {_time(step.communication)}"
+            sending = _(" and sends for {time}", time=_time(step.communication))
         rate = f"{self.throughput:.3g}"
         if self.throughput >= 100:
             rate = f"{self.throughput:,.0f}"
-        examples = "example" if rate == "1" else "examples"
+        speed = _("{rate} examples/s", rate=rate)
+        if rate == "1":
+            speed = _("1 example/s")
         many = ""
         if self.devices and self.devices > 1:
-            many = f", {self.efficiency:.0%} of {self.devices:,} times one device"
-        computing = f"A step computes for {_time(step.compute)}"
-        return f"{computing}{sending}: {rate} {examples}/s{many}."
+            many = _(
+                ", {efficiency:.0%} of {devices:,} times one device",
+                efficiency=self.efficiency,
+                devices=self.devices,
+            )
+        computing = _("A step computes for {time}", time=_time(step.compute))
+        return _(
+            "{computing}{sending}: {speed}{many}.",
+            computing=computing,
+            sending=sending,
+            speed=speed,
+            many=many,
+        )
 
     def _run(self):
         """Return the duration and the cost of the run, in words, as far as known."""
         if self.examples and self.duration:
             price = ""
             if self.cost is not None:
-                cost = f"{self.cost:,.2f}" if self.cost >= 0.01 else "less than 0.01"
-                price = f", and cost {cost} at your price"
+                cost = _("less than 0.01")
+                if self.cost >= 0.01:
+                    cost = f"{self.cost:,.2f}"
+                price = _(", and cost {cost} at your price", cost=cost)
             duration = _time(self.duration)
-            return [f"{counted(self.examples, 'example')} take {duration}{price}."]
+            return [
+                _(
+                    "{examples} take {duration}{price}.",
+                    examples=counted(self.examples, "example", "examples"),
+                    duration=duration,
+                    price=price,
+                )
+            ]
         if self.cost is not None:
-            return [f"A million examples cost {self.cost:,.2f}, at your price."]
+            return [
+                _("A million examples cost {cost:,.2f}, at your price.", cost=self.cost)
+            ]
         return []
 
 
@@ -293,8 +329,11 @@ def recommend(  # noqa: PLR0913
     """
     if not isinstance(machine, Machine):
         raise ValueError(
-            f"machine={machine!r}: must be a Machine, such as planner.MACHINES['8 x "
-            "A100']"
+            _(
+                "machine={machine!r}: must be a Machine, such as "
+                "planner.MACHINES['8 x A100']",
+                machine=machine,
+            )
         )
     if examples is not None:
         examples = whole_number("examples", examples, 1)
@@ -325,7 +364,7 @@ def recommend(  # noqa: PLR0913
             reasons.append(search.why_not(name))
     return Recommendation(
         "nothing",
-        "nothing fits",
+        marked("nothing fits"),
         None,
         examples=examples,
         reasons=(*reasons, *search.product()),
@@ -404,8 +443,17 @@ class _Search:
             if parts is None:
                 continue
             if parts > 1:
-                words = "the batch, one after the other (gradient_accumulation_steps)"
-                changes = (f"accumulate {parts:,} parts of {words}", *changes)
+                words = _(
+                    "the batch, one after the other (gradient_accumulation_steps)"
+                )
+                changes = (
+                    _(
+                        "accumulate {parts:,} parts of {words}",
+                        parts=parts,
+                        words=words,
+                    ),
+                    *changes,
+                )
             return changes, replace(plan, accumulation_steps=parts)
         return None
 
@@ -417,13 +465,13 @@ class _Search:
         most = max(n for n in _divisors(batch) if n <= 8 * plan.pipeline)
         if most == 1:
             return plan, changes
-        words = f"cut the batch into {most:,} micro-batches"
+        words = _("cut the batch into {most:,} micro-batches", most=most)
         return replace(plan, micro_batches=most), (words, *changes)
 
     def product(self):
         """Return a sentence, in a list, if a product of several kinds would fit."""
         machine, found = self.machine, []
-        for _, costs, precision in self.ways:
+        for _changes, costs, precision in self.ways:
             base = replace(self.base, layers=costs, precision=precision)
             for ways in self.products():
                 with contextlib.suppress(ValueError):
@@ -443,9 +491,14 @@ class _Search:
             if n > 1 and name != "micro_batches"
         )
         return [
-            f"No single kind fits. {words} would, in {ways['micro_batches']:,} "
-            f"micro-batches, at {rate:.3g} examples/s: no class of Keras or TensorFlow "
-            "trains so."
+            _(
+                "No single kind fits. {words} would, in {micro_batches:,} "
+                "micro-batches, at {rate:.3g} examples/s: no class of Keras or "
+                "TensorFlow trains so.",
+                words=words,
+                micro_batches=ways["micro_batches"],
+                rate=rate,
+            )
         ]
 
     def products(self):
@@ -489,27 +542,35 @@ class _Search:
         if most == 1:
             return ()
         if counts:
-            return ("More devices would not make a step 1.2 times as fast.",)
+            return (_("More devices would not make a step 1.2 times as fast."),)
         return (
-            f"No number of devices from 2 to {most} divides a batch of {batch:,}: "
-            f"{math.ceil(batch / most) * most:,} examples would do for all of them.",
+            _(
+                "No number of devices from 2 to {most} divides a batch of "
+                "{batch:,}: {enough:,} examples would do for all of them.",
+                most=most,
+                batch=batch,
+                enough=math.ceil(batch / most) * most,
+            ),
         )
 
     def why_not_one(self):
         """Return why one device is not enough."""
         plans = (
             replace(self.base, global_batch_size=1, layers=costs, precision=kind)
-            for _, costs, kind in self.ways
+            for changes, costs, kind in self.ways
         )
         least = min(plan.largest_memory().total for plan in plans)
         if least <= self.memory_budget:
-            return (
-                "One device can hold a single example, and not the accumulator beside "
-                f"it that {self.base.global_batch_size:,} need."
+            return _(
+                "One device can hold a single example, and not the "
+                "accumulator beside it that {examples:,} need.",
+                examples=self.base.global_batch_size,
             )
-        return (
-            f"One device would need {mib(least)} for a single example, at best, and "
-            f"may fill {mib(self.memory_budget)}."
+        return _(
+            "One device would need {least} for a single example, at best, "
+            "and may fill {memory_budget}.",
+            least=mib(least),
+            memory_budget=mib(self.memory_budget),
         )
 
     def zero_2(self, advised):
@@ -517,7 +578,9 @@ class _Search:
         found = self.fitting_plan("ZeRO-2", advised.devices)
         if found is None or found[0] != advised.changes:
             return []
-        return ["ZeRO-2 would fit as well, and send less: no class of Keras offers it."]
+        return [
+            _("ZeRO-2 would fit as well, and send less: no class of Keras offers it.")
+        ]
 
     def why_not(self, parallelism):
         """Return why this kind does not fit on the machine, and how many devices would
@@ -540,13 +603,25 @@ class _Search:
             True,
             key=lambda count: self.fitting_plan(parallelism, count) is not None,
         )
-        words = f"Does not fit on your {counted(have, 'device')}; {parallelism} would"
+        words = {
+            "devices": counted(have, "device", "devices"),
+            "parallelism": _(parallelism),
+        }
         if at < len(counts):
-            return f"{words} need {counts[at]:,}."
-        why = (
-            f": {batch:,} examples divide no further" if parallelism == "ZeRO-3" else ""
+            return _(
+                "Does not fit on your {devices}; {parallelism} would need {needed:,}.",
+                needed=counts[at],
+                **words,
+            )
+        why = ""
+        if parallelism == "ZeRO-3":
+            why = _(": {batch:,} examples divide no further", batch=batch)
+        return _(
+            "Does not fit on your {devices}; {parallelism} would not fit on more "
+            "either{why}.",
+            why=why,
+            **words,
         )
-        return f"{words} not fit on more either{why}."
 
     def problem(self, parallelism):
         """Return why these layers cannot be divided so at all, or ""."""
@@ -560,14 +635,16 @@ class _Search:
         return ""
 
 
-MIXED = "set Keras' policy mixed_bfloat16 (mixed_float16 on a T4)"
+MIXED = marked("set Keras' policy mixed_bfloat16 (mixed_float16 on a T4)")
 
 
 def _training_variants(plan):
     """Yield (changes in words, layers, precision), from the least change on."""
     again = (
-        "recompute activations (keras.remat, a segment of layers each; on JAX it fails "
-        "around Dropout and BatchNormalization)",
+        _(
+            "recompute activations (keras.remat, a segment of layers each; on "
+            "JAX it fails around Dropout and BatchNormalization)"
+        ),
     )
     ways: list[tuple[tuple, list]] = [((), plan.layers)]
     if all(layer.segment is None for layer in plan.layers):  # it is not done already
@@ -575,7 +652,7 @@ def _training_variants(plan):
     for changes, layers in ways:
         yield changes, layers, plan.precision
         if plan.precision == "float32":
-            yield (MIXED, *changes), layers, "mixed_bfloat16"
+            yield (_(MIXED), *changes), layers, "mixed_bfloat16"
 
 
 def _divisors(number):
@@ -591,37 +668,46 @@ def _class_for(parallelism, devices, machine, parts):
     """
     inside = devices <= machine.devices_per_host
     strategy = "MirroredStrategy" if inside else "MultiWorkerMirroredStrategy"
-    own_loop = ", its own loop" if parts > 1 or not inside else ""
-    on_jax = "keras.distribution.DataParallel on JAX"
+    own_loop = _(", its own loop") if parts > 1 or not inside else ""
+    on_jax = _("keras.distribution.DataParallel on JAX")
     if machine.kind == "TPU":
-        copies = f"tf.distribute.TPUStrategy, or {on_jax}" if parts == 1 else on_jax
+        either = _(
+            "{first}, or {second}", first="tf.distribute.TPUStrategy", second=on_jax
+        )
+        copies = either if parts == 1 else on_jax
     else:
-        copies = f"tf.distribute.{strategy}{own_loop}, or {on_jax}"
+        on_tensorflow = f"tf.distribute.{strategy}{own_loop}"
+        choices = on_tensorflow, on_jax
         if parts > 1:
-            copies = f"{on_jax}, or tf.distribute.{strategy}{own_loop}"
-    cut = "keras.distribution.ModelParallel on JAX, kernels cut along the"
+            choices = on_jax, on_tensorflow
+        copies = _("{first}, or {second}", first=choices[0], second=choices[1])
     return {
-        "one device": "no strategy (or tf.distribute.OneDeviceStrategy)",
+        "one device": _("no strategy (or tf.distribute.OneDeviceStrategy)"),
         "data parallel": copies,
-        "ZeRO-3": f"{cut} batch axis",
-        "tensor parallel": f"{cut} model axis",
-        "pipeline parallel": "no class of Keras or TensorFlow",
+        "ZeRO-3": _(
+            "keras.distribution.ModelParallel on JAX, kernels cut along the batch axis"
+        ),
+        "tensor parallel": _(
+            "keras.distribution.ModelParallel on JAX, kernels cut along the model axis"
+        ),
+        "pipeline parallel": _("no class of Keras or TensorFlow"),
     }[parallelism]
 
 
 def _time(seconds):
-    for unit, length in ("days", 86_400), ("hours", 3600), ("minutes", 60):
+    units = (_("days"), 86_400), (_("hours"), 3600), (_("minutes"), 60)
+    for unit, length in units:
         if seconds >= 2 * length:
-            return f"{seconds / length:.3g} {unit}"
+            return _("{seconds:.3g} {unit}", seconds=seconds / length, unit=unit)
     return f"{seconds:.3g} s" if seconds >= 1 else f"{1000 * seconds:.3g} ms"
 
 
 def _left_out(layers, held=math.inf):
     """Return what the arithmetic does not count, in words. held: bytes that it does."""
     guessed = [layer.name for layer in layers if layer.guess]
-    left_out = "the input, what the framework keeps for itself, work space"
+    left_out = _("the input, what the framework keeps for itself, work space")
     if held < GIB:  # where it may be more than all the rest
-        left_out += (
+        left_out += _(
             " (on an H100, for a small model: 0.2 GB at 128 examples, 4.4 GB at 8,192)"
         )
     if not guessed:
@@ -629,4 +715,4 @@ def _left_out(layers, held=math.inf):
     names = ", ".join(guessed[:3])
     if len(guessed) > 3:
         names += " …"
-    return left_out, f"{names}: their FLOPs are guessed"
+    return left_out, _("{names}: their FLOPs are guessed", names=names)

@@ -3,6 +3,7 @@ schedules, asynchronous updates. Each is made of the numbers that the notebook h
 """
 
 from course_planner.pipelines import PipelineRun
+from course_utils.language import translated as _
 from course_utils.plots.motion import Motion, arrow, line, rectangle, text
 from course_utils.plots.style import COLOURS, INK, MUTED, TRAVELS_INK
 
@@ -31,7 +32,13 @@ class _Devices:
         self.flights: list[tuple] = []
         for device, (left, top) in enumerate(places):
             frame = rectangle(left - 4, top - 4, self.WIDTH + 8, self.HEIGHT + 26)
-            name = text(left, top + 41, f"device {device}", size=12, anchor="start")
+            name = text(
+                left,
+                top + 41,
+                _("device {device}", device=device),
+                size=12,
+                anchor="start",
+            )
             motion.always(frame, name)
 
     def chunk(self, device: int, place: int, value: int, edge: str = INK) -> str:
@@ -63,7 +70,7 @@ class _Devices:
         lengths = [(self.tick * when, self.scale * sent) for when, sent in history]
         self.motion.bar(left, top + 30, 5, COLOURS["travels"], lengths)
         final = history[-1][1]
-        words = f"{final} bytes in all"
+        words = _("{final} bytes in all", final=final)
         self.motion.always(
             text(left + 152, top + 41, words, size=12, anchor="end", fill=TRAVELS_INK)
         )
@@ -84,13 +91,15 @@ def ring_and_star(story: list, title: str, tick: float = 1.0) -> Motion:
     """
     count = len(story[0][1])
     if count != 4:
-        raise ValueError(f"story: of {count} devices; the places are drawn for four")
+        raise ValueError(
+            _("story: of {count} devices; the places are drawn for four", count=count)
+        )
     ticks = 2 * count * (count - 1)  # of the star
     motion = Motion(title, 720, 358, tick * ticks + 3)
     motion.always(
         line((360, 50), (360, 350), COLOURS["waiting"], 1),
-        text(178, 56, "star: device 0 gathers, adds, sends back", bold=True),
-        text(544, 56, "ring: each sends to the next", bold=True),
+        text(178, 56, _("star: device 0 gathers, adds, sends back"), bold=True),
+        text(544, 56, _("ring: each sends to the next"), bold=True),
     )
     most = CHUNK_BYTES * count * (count - 1)
     star_places = [(102, 178), (102, 84), (10, 276), (194, 276)]
@@ -132,13 +141,13 @@ def _draw_star(devices: _Devices, values: list) -> None:
         devices.sent(sender, [(0, 0), (start, 0), (start + count, own)])
     for device in range(1, count):
         _both_ways(devices, device)
-    said = [(0, "gather: device 0 has sent 0 bytes")]
+    said = [(0, _("gather: device 0 has sent 0 bytes"))]
     for step in range(half + 1, 2 * half):
         sent = CHUNK_BYTES * (step - half)
-        said.append((step, f"send back: device 0 has sent {sent} bytes"))
-    said.append((2 * half, f"done after {2 * half} ticks"))
+        said.append((step, _("send back: device 0 has sent {sent} bytes", sent=sent)))
+    said.append((2 * half, _("done after {ticks} ticks", ticks=2 * half)))
     motion.history([(tick * when, text(178, 345, words)) for when, words in said])
-    motion.still(text(178, 345, f"{2 * half} ticks of one chunk"))
+    motion.still(text(178, 345, _("{ticks} ticks of one chunk", ticks=2 * half)))
 
 
 def _both_ways(devices, device):
@@ -158,7 +167,7 @@ def _both_ways(devices, device):
 def _draw_ring(devices: _Devices, story: list) -> None:
     count, motion, tick = len(story[0][1]), devices.motion, devices.tick
     histories = _beginnings(story[0][1])
-    for step, (_, values, chosen) in enumerate(story):
+    for step, (_name, values, chosen) in enumerate(story):
         for (device, place), history in histories.items():
             if history[-1][1] != values[device][place]:
                 history.append((step, values[device][place]))
@@ -172,11 +181,21 @@ def _draw_ring(devices: _Devices, story: list) -> None:
     said = []
     for step in range(steps):
         half = "reduce-scatter" if step < count - 1 else "all-gather"
-        sent = f"{CHUNK_BYTES * step} bytes sent by each"
-        said.append((step, f"{half}, step {step % (count - 1) + 1}: {sent}"))
-    said.append((steps, f"done after {steps} ticks"))
+        sent = _("{sent} bytes sent by each", sent=CHUNK_BYTES * step)
+        said.append(
+            (
+                step,
+                _(
+                    "{half}, step {step}: {sent}",
+                    half=half,
+                    step=step % (count - 1) + 1,
+                    sent=sent,
+                ),
+            )
+        )
+    said.append((steps, _("done after {ticks} ticks", ticks=steps)))
     motion.history([(tick * when, text(544, 345, words)) for when, words in said])
-    motion.still(text(544, 345, f"{steps} ticks of one chunk"))
+    motion.still(text(544, 345, _("{ticks} ticks of one chunk", ticks=steps)))
     right, low = devices.places[0][0] + 159, devices.places[0][1] + 55
     for start, end in (
         ((right, 142), (devices.places[1][0] - 6, 142)),
@@ -215,12 +234,14 @@ def pipelines(
     scale = (right - left) / end
     tall = row * stages + 52
     motion = Motion(title, 720, 44 + tall * len(runs) + 26, tick * end + 3)
-    motion.always(text(710, 20, "kept at once", bold=True, anchor="end"))
+    motion.always(text(710, 20, _("kept at once"), bold=True, anchor="end"))
     cell = (706 - 576) / micro_batches
     for number, (name, run) in enumerate(runs.items()):
         top = 62 + tall * number
         share = f"{100 * run.idle_fraction:.0f} %"
-        bubble = f"{name}: each stage waits for {share} of the time"
+        bubble = _(
+            "{name}: each stage waits for {share} of the time", name=name, share=share
+        )
         motion.always(text(10, top - 14, bubble, anchor="start", bold=True))
         for stage, spans in enumerate(run.spans):
             _draw_stage(
@@ -238,13 +259,15 @@ def pipelines(
         tick_text = text(left + scale * time, below + 12, str(time), size=12)
         motion.always(tick_text)
     motion.always(text(left, low, unit, size=12, anchor="start"))
-    motion.always(text(710, low, "dashed: not needed", size=12, anchor="end"))
+    motion.always(text(710, low, _("dashed: not needed"), size=12, anchor="end"))
     return motion
 
 
 def _draw_stage(motion, stage, spans, place, end):
     left, y, scale, row = place
-    motion.always(text(10, y + row / 2, f"stage {stage}", anchor="start"))
+    motion.always(
+        text(10, y + row / 2, _("stage {stage}", stage=stage), anchor="start")
+    )
     grey = COLOURS["waiting"]
     motion.always(rectangle(left, y, scale * end, row - 4, grey, edge=grey))
     for start, length, way, number in spans:
@@ -307,14 +330,17 @@ def asynchronous(
     updates, middle = updates_in_order(pace, until), 58 + 31 * len(pace)
     motion.always(
         rectangle(404, middle - 42, 132, 84),
-        text(470, middle - 24, "weights", bold=True),
+        text(470, middle - 24, _("weights"), bold=True),
         rectangle(414, middle - 10, 112, 40, COLOURS["weights"]),
-        text(560, 34, "last gradient's age,", size=12, anchor="start", bold=True),
-        text(560, 49, "in updates by others", size=12, anchor="start", bold=True),
-        text(10, 46, "on paper", size=12, anchor="start"),
+        text(560, 34, _("last gradient's age,"), size=12, anchor="start", bold=True),
+        text(560, 49, _("in updates by others"), size=12, anchor="start", bold=True),
+        text(10, 46, _("on paper"), size=12, anchor="start"),
     )
-    versions = [(0, "version 0")]
-    versions += [(when, f"version {n}") for n, (when, *_) in enumerate(updates, 1)]
+    versions = [(0, _("version {number}", number=0))]
+    versions += [
+        (when, _("version {number}", number=n))
+        for n, (when, *_rest) in enumerate(updates, 1)
+    ]
     latest = dict(versions)  # of several at one moment only the last can be seen
     drawn = [
         (tick * when, text(470, middle + 10, words)) for when, words in latest.items()
@@ -326,7 +352,7 @@ def asynchronous(
         for k, (when, name, *_) in enumerate(updates)
         if when == slowest and pace[name] == slowest
     )
-    motion.still(text(470, middle + 10, f"version {still}"))
+    motion.still(text(470, middle + 10, _("version {number}", number=still)))
     for place, (name, step) in enumerate(pace.items()):
         made = [update for update in updates if update[1] == name]
         before = sum(update[1] == name for update in updates[:still])
@@ -347,7 +373,7 @@ def updates_in_order(pace: dict[str, int], until: int) -> list[tuple]:
         for when in range(step, until + 1, step)
     )
     read, made = dict.fromkeys(pace, 0), []
-    for when, _, name in ready:
+    for when, _place, name in ready:
         made.append((when, name, read[name], len(made) - read[name]))
         read[name] = len(made)
     return made
@@ -359,12 +385,17 @@ def _draw_device(motion, device, updates, place, tick):
     motion.always(
         rectangle(10, top, 220, 48),
         text(20, top + 13, name, anchor="start", bold=True),
-        text(20, top + 32, f"{step} ms a step", anchor="start", size=12),
+        text(20, top + 32, _("{step} ms a step", step=step), anchor="start", size=12),
     )
     # after its update a device has the weights that it has just made
-    reads = [(0, 0)] + [(when, read + age + 1) for when, _, read, age in updates]
+    reads = [(0, 0)] + [(when, read + age + 1) for when, name, read, age in updates]
     holds = [
-        (tick * when, _version(134, top + 6, COLOURS["weights"], f"has {version}"))
+        (
+            tick * when,
+            _version(
+                134, top + 6, COLOURS["weights"], _("has {number}", number=version)
+            ),
+        )
         for when, version in reads
     ]
     motion.always(holds[0][1])
@@ -372,14 +403,16 @@ def _draw_device(motion, device, updates, place, tick):
     motion.still(holds[before][1])
     flight = tick * 5  # of 5 ms
     ages = []
-    for when, _, read, age in updates:
+    for when, _name, read, age in updates:
         arrives, down = tick * when, target - top - 19
         busy = [(arrives - tick * step, 0), (arrives, 86), (arrives, 0)]
         motion.bar(134, top + 37, 5, COLOURS["compute"], [(0, 0), *busy])
-        gradient = _version(240, top + 6, COLOURS["gradients"], f"of {read}")
+        gradient = _version(
+            240, top + 6, COLOURS["gradients"], _("of {number}", number=read)
+        )
         motion.during([(arrives - flight, arrives)], gradient, by=(160, down))
         if when + step <= updates[-1][0]:
-            fetched = f"version {read + age + 1}"
+            fetched = _("version {number}", number=read + age + 1)
             fetched = _version(400, target - 13, COLOURS["weights"], fetched)
             motion.during([(arrives, arrives + flight)], fetched, by=(-160, -down))
         bar = rectangle(560, top + 12, max(2, 9 * age), 24, MUTED)

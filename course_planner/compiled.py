@@ -11,6 +11,8 @@ import math
 import re
 from collections.abc import Callable
 
+from course_utils.language import translated as _
+
 EXCHANGES = (
     "all-reduce",
     "all-gather",
@@ -84,9 +86,13 @@ def collectives(build: Callable, distribution, batch: tuple) -> list[Collective]
     _check(build, distribution, batch)
     if keras.backend.backend() != "jax":
         raise ValueError(
-            f"collectives: Keras is on {keras.backend.backend()} here, and reads the "
-            "steps that JAX compiles: set KERAS_BACKEND=jax before Keras is imported, "
-            "or call it by run_in_process(…, env={'KERAS_BACKEND': 'jax'})"
+            _(
+                "collectives: Keras is on {backend} here, and reads the steps "
+                "that JAX compiles: set KERAS_BACKEND=jax before Keras is "
+                "imported, or call it by run_in_process(…, "
+                "env={{'KERAS_BACKEND': 'jax'}})",
+                backend=keras.backend.backend(),
+            )
         )
     import jax
 
@@ -141,7 +147,9 @@ def read_collectives(program: str, devices: int) -> list[Collective]:
         elif start and kind == "collective-permute":
             arrays = arrays[1:2]
         elif start and kind != "all-reduce":
-            raise ValueError(f"program: what {kind}-start returns is not known here")
+            raise ValueError(
+                _("program: what {kind}-start returns is not known here", kind=kind)
+            )
         one = Collective(kind, sum(arrays), _size_of_group(line, devices))
         found += times.get(computation, 1) * [one]
     return found
@@ -177,22 +185,32 @@ def _size_of_group(line, devices):
     if groups and (groups[1] or groups[2]):
         return len(groups[1].split(",")) if groups[1] else int(groups[2])
     if "replica_groups=" in line and not groups:
-        raise ValueError(f"program: groups that are not known here: {line.strip()}")
+        raise ValueError(
+            _("program: groups that are not known here: {groups}", groups=line.strip())
+        )
     return devices
 
 
 def _check(build, distribution, batch):
     if not callable(build):
-        raise ValueError(f"build={build!r}: must be a function that returns a model")
+        raise ValueError(
+            _("build={build!r}: must be a function that returns a model", build=build)
+        )
     if distribution is not None and not hasattr(distribution, "get_data_layout"):
         raise ValueError(
-            f"distribution={distribution!r}: must be a keras.distribution.DataParallel "
-            "or ModelParallel, or None"
+            _(
+                "distribution={distribution!r}: must be a "
+                "keras.distribution.DataParallel or ModelParallel, or None",
+                distribution=distribution,
+            )
         )
     if not isinstance(batch, tuple) or len(batch) not in (2, 3):
         raise ValueError(
-            f"batch: must be (inputs, targets) or (inputs, targets, weights), not "
-            f"{type(batch).__name__}"
+            _(
+                "batch: must be (inputs, targets) or (inputs, targets, "
+                "weights), not {type}",
+                type=type(batch).__name__,
+            )
         )
 
 

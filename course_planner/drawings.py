@@ -2,8 +2,10 @@
 in two, a decision.
 """
 
+import textwrap
 from typing import Any
 
+from course_utils.language import translated as _
 from course_utils.plots.style import (
     COLOURS,
     INK,
@@ -34,7 +36,10 @@ def ring(story: list, title: str, note: str = "") -> Figure:
     count = len(story[0][1])
     if not 2 <= count <= 4:
         raise ValueError(
-            f"story: {count} devices; numbers stay readable on two to four"
+            _(
+                "story: {count} devices; numbers stay readable on two to four",
+                count=count,
+            )
         )
     panels = [*story[: len(story) // 2], None, *story[len(story) // 2 :]]
     across = (len(panels) + 1) // 2
@@ -54,7 +59,7 @@ def ring(story: list, title: str, note: str = "") -> Figure:
                 axes.text(
                     left + 0.5,
                     y + 0.13,
-                    f"sum of {n}" if n > 1 else "of one device",
+                    _("sum of {n}", n=n) if n > 1 else _("of one device"),
                     va="center",
                     size=9,
                 )
@@ -134,8 +139,12 @@ def split_layer(x, W, title: str) -> Figure:
     x, W = np.asarray(x), np.asarray(W)
     if x.shape != (2, 6) or W.shape != (6, 4):
         raise ValueError(
-            f"x and W of shapes {x.shape} and {W.shape}: the drawing is made for "
-            "(2, 6) and (6, 4)"
+            _(
+                "x and W of shapes {first} and {second}: the drawing is made "
+                "for (2, 6) and (6, 4)",
+                first=x.shape,
+                second=W.shape,
+            )
         )
     figure, axes = canvas(title, 6.0)
     left, right = np.split(W, 2, axis=1)
@@ -144,19 +153,19 @@ def split_layer(x, W, title: str) -> Figure:
     by_columns = [(x, left), (x, right)]
     by_rows = [(first, top), (last, bottom)]
     exchanges = (
-        "all-gather: the two halves side by side",
-        "all-reduce: the two parts added up, number by number",
+        _("all-gather: the two halves side by side"),
+        _("all-reduce: the two parts added up, number by number"),
     )
     cuts = (
-        ("by columns: all of x, half of W", by_columns, 3.92, 1.72),
-        ("by rows: half of x, half of W", by_rows, 1.1, 1.08),
+        (_("by columns: all of x, half of W"), by_columns, 3.92, 1.72),
+        (_("by rows: half of x, half of W"), by_rows, 1.1, 1.08),
     )
     for (name, products, low, tall), exchange in zip(cuts, exchanges, strict=True):
         axes.text(0.08, low + tall + 0.13, name, weight="bold", size=11, va="center")
         for device, (mine, part) in enumerate(products):
             x_0 = 0.06 + 3.58 * device
             box(axes, x_0, low, 3.5, tall)
-            words = f"device {device}"
+            words = _("device {device}", device=device)
             axes.text(x_0 + 0.1, low + tall - 0.15, words, va="center", size=9.5)
             middle = low + (tall - 0.22) / 2
             _product(axes, x_0 + 0.12, middle, (mine, part, mine @ part))
@@ -172,7 +181,7 @@ def split_layer(x, W, title: str) -> Figure:
         arrow(axes, (3.6, low - 0.55), (3.6, low - 0.68), COLOURS["travels"], 2.5)
         axes.text(3.02, low - 0.91, "y =", va="center", ha="right", size=11)
         _matrix(axes, 3.1, low - 0.7, x @ W, COLOURS["activations"])
-        axes.text(4.22, low - 0.91, "on both", va="center", size=9.5)
+        axes.text(4.22, low - 0.91, _("on both"), va="center", size=9.5)
     return figure
 
 
@@ -186,29 +195,34 @@ def layers_in_a_row(shapes: dict, sent: tuple, title: str) -> Figure:
         sent: bytes that each device sends, (forward, backward).
         title: the finding.
     """
-    (rows, wide), (_, middle), (_, out) = (shapes[k] for k in ("x", "first", "second"))
+    rows, wide = shapes["x"]
+    middle = shapes["first"][1]
+    out = shapes["second"][1]
     half = middle // 2
     forward = [
         (f"x\n{rows} × {wide}", "inputs"),
-        (f"first\ncolumns, {wide} × {half}", "weights"),
+        (_("first\ncolumns, {wide} × {half}", wide=wide, half=half), "weights"),
         (f"ReLU\n{rows} × {half}", "activations"),
-        (f"second\nrows, {half} × {out}", "weights"),
-        (f"output\na part, {rows} × {out}", "activations"),
+        (_("second\nrows, {half} × {out}", half=half, out=out), "weights"),
+        (_("output\na part, {rows} × {out}", rows=rows, out=out), "activations"),
     ]
     backward = [
-        (f"x's\na part, {rows} × {wide}", "gradients"),
-        (f"first's\n{wide} × {half}", "gradients"),
-        (f"ReLU's\n{rows} × {half}", "gradients"),
-        (f"second's\n{half} × {out}", "gradients"),
-        (f"the loss's\nwhole, {rows} × {out}", "gradients"),
+        (_("x's\na part, {rows} × {wide}", rows=rows, wide=wide), "gradients"),
+        (_("first's\n{wide} × {half}", wide=wide, half=half), "gradients"),
+        (_("ReLU's\n{rows} × {half}", rows=rows, half=half), "gradients"),
+        (_("second's\n{half} × {out}", half=half, out=out), "gradients"),
+        (_("the loss's\nwhole, {rows} × {out}", rows=rows, out=out), "gradients"),
     ]
     figure, axes = canvas(title, 4.5)
-    passes = (("forward", forward, 2.3, 1), ("backward: gradients", backward, 0.1, -1))
+    passes = (
+        (_("forward"), forward, 2.3, 1),
+        (_("backward: gradients"), backward, 0.1, -1),
+    )
     for (name, boxes, low, way), count in zip(passes, sent, strict=True):
         first_left = 0.06 if way == 1 else 0.98
         axes.text(0.08, low + 1.9, name, weight="bold", size=11, va="center")
         bar = 6.42 if way == 1 else 0.06
-        words = f"all-\nreduce:\n{count} bytes\neach"
+        words = _("all-\nreduce:\n{count} bytes\neach", count=count)
         box(
             axes,
             bar,
@@ -225,7 +239,7 @@ def layers_in_a_row(shapes: dict, sent: tuple, title: str) -> Figure:
             box(axes, first_left, bottom, 6.16, 0.82)
             draw_chain = _forward_chain if way == 1 else _backward_chain
             draw_chain(axes, boxes, first_left + 0.1, bottom)
-            words = f"device {device}"
+            words = _("device {device}", device=device)
             axes.text(first_left + 0.1, bottom + 0.68, words, va="center", size=9)
             edge = first_left + (6.16 if way == 1 else 0)
             ends = (edge - 0.02 * way, bottom + 0.3), (edge + 0.22 * way, bottom + 0.3)
@@ -260,32 +274,38 @@ def decision(title: str) -> Figure:
     figure, axes = canvas(title, 4.3)
     wide, columns = 1.5, (0.03, 1.83, 3.63, 5.43)
     boxes = {
-        "Does it fit on one?\n(accumulate, check-\npoint, bfloat16)": (0, 3.5, "white"),
-        "Is one device, well\nfed, too slow?": (0, 2.35, "white"),
-        "With a share of the\nbatch, all of it at\nonce?": (1, 3.5, "white"),
-        "With a share of\nthe states too?": (2, 3.5, "white"),
-        "Does the largest\nlayer fit?": (3, 3.5, "white"),
-        "one device\n(notebook 01)": (0, 0.1, "white"),
-        "data parallel\n(02, 03, 04)": (1, 1.2, "inputs"),
-        "sharded (ZeRO,\nFSDP)": (2, 1.2, "optimizer"),
-        "pipeline\nparallel": (3, 2.35, "weights"),
-        "tensor\nparallel": (3, 1.2, "weights"),
+        _("Does it fit on one?\n(accumulate, check-\npoint, bfloat16)"): (
+            0,
+            3.5,
+            "white",
+        ),
+        _("Is one device, well\nfed, too slow?"): (0, 2.35, "white"),
+        _("With a share of the\nbatch, all of it at\nonce?"): (1, 3.5, "white"),
+        _("With a share of\nthe states too?"): (2, 3.5, "white"),
+        _("Does the largest\nlayer fit?"): (3, 3.5, "white"),
+        _("one device\n(notebook 01)"): (0, 0.1, "white"),
+        _("data parallel\n(02, 03, 04)"): (1, 1.2, "inputs"),
+        _("sharded (ZeRO,\nFSDP)"): (2, 1.2, "optimizer"),
+        _("pipeline\nparallel"): (3, 2.35, "weights"),
+        _("tensor\nparallel"): (3, 1.2, "weights"),
     }
+    yes, no = _("yes"), _("no")
     ways = (
-        (0, 1, "yes"),
-        (0, 2, "no"),
-        (1, 5, "no"),
-        (2, 6, "yes"),
-        (2, 3, "no"),
-        (3, 7, "yes"),
+        (0, 1, yes),
+        (0, 2, no),
+        (1, 5, no),
+        (2, 6, yes),
+        (2, 3, no),
+        (3, 7, yes),
+        (3, 4, no),
+        (4, 8, yes),
     )
-    ways += (3, 4, "no"), (4, 8, "yes")
     drawn = [
         box(axes, columns[column], y, wide, 0.62, COLOURS.get(what, what), text, size=9)
         for text, (column, y, what) in boxes.items()
     ]
     middles = [
-        (columns[column] + wide / 2, y + 0.31) for column, y, _ in boxes.values()
+        (columns[column] + wide / 2, y + 0.31) for column, y, what in boxes.values()
     ]
     for a, b, word in ways:
         arrow(axes, middles[a], middles[b], patchA=drawn[a], patchB=drawn[b])
@@ -306,16 +326,16 @@ def decision(title: str) -> Figure:
         axes,
         1.68,
         2.1,
-        "yes",
+        yes,
         bbox={"facecolor": "white", "edgecolor": "none", "pad": 1},
     )
     # round the pipeline
     axes.plot([6.93, 7.07, 7.07], [3.81, 3.81, 1.51], color=INK, lw=1.4)
     arrow(axes, (7.07, 1.51), (6.93, 1.51))
-    label(axes, 6.9, 2.16, "no")
-    remark = (
-        "Very large models use both kinds: split over the devices\n"
-        "of each machine, copied over many machines."
+    label(axes, 6.9, 2.16, no)
+    remark = _(
+        "Very large models use both kinds: split over the devices\nof each "
+        "machine, copied over many machines."
     )
     axes.text(1.83, 0.72, remark, size=10, color=MUTED, va="top")
     return figure
@@ -343,7 +363,7 @@ def ring_story(count: int) -> list[tuple]:
                     receiver[chunk] += arriving[d]
                 else:
                     receiver[chunk] = arriving[d]
-    return [*story, ("sum everywhere", held, None)]
+    return [*story, (_("sum everywhere"), held, None)]
 
 
 @styled()
@@ -361,16 +381,20 @@ def zero(held: dict, sent: dict, title: str) -> Figure:
 
     figure, axes = canvas(title, 4.1)
     # Adam's two moments are twice as large as the weights
-    rows = (("moments", "optimizer", 0.22), ("gradients", "gradients", 0.11))
-    rows = (*rows, ("weights", "weights", 0.11))
+    rows = (
+        (_("moments"), "optimizer", 0.22),
+        (_("gradients"), "gradients", 0.11),
+        (_("weights"), "weights", 0.11),
+    )
     for level, name in enumerate(held):
         left = 0.62 + 1.66 * level
-        label(axes, left + 0.74, 3.92, name, weight="bold")
+        words = textwrap.fill(_(name), 14)
+        label(axes, left + 0.74, 3.92, words, weight="bold")
         for device in range(4):
             bottom = 3.05 - 0.7 * device
             box(axes, left, bottom, 1.5, 0.64)
             y = bottom + 0.05
-            for divided, (_, what, tall) in enumerate(rows, 1):
+            for divided, (_name, what, tall) in enumerate(rows, 1):
                 for quarter in range(4):
                     lost = level >= divided and quarter != (device + 1) % 4
                     look: dict[str, Any] = {
@@ -383,19 +407,22 @@ def zero(held: dict, sent: dict, title: str) -> Figure:
                     place = left + 0.07 + 0.345 * quarter, y
                     axes.add_patch(Rectangle(place, 0.325, tall, lw=0.8, **look))
                 y += tall + 0.045
-        words = f"each has {held[name]:.2f} MiB", f"each sends {sent[name]:.2f}"
+        words = (
+            _("each has {size:.2f} MiB", size=held[name]),
+            _("each sends {size:.2f}", size=sent[name]),
+        )
         label(axes, left + 0.74, 0.72, words[0], size=9.5)
         label(
             axes, left + 0.74, 0.5, words[1], size=9.5, color=TRAVELS_INK, weight="bold"
         )
     for device in range(4):
-        words = f"device\n{device}"
+        words = _("device\n{device}", device=device)
         label(axes, 0.3, 3.37 - 0.7 * device, words, size=9)
     handles = [
-        Patch(facecolor=COLOURS[what], edgecolor=INK) for _, what, _ in rows[::-1]
+        Patch(facecolor=COLOURS[what], edgecolor=INK) for name, what, tall in rows[::-1]
     ]
     handles.append(Patch(facecolor="white", edgecolor=MUTED, linestyle="--"))
-    names = [name for name, *_ in rows[::-1]] + ["let go"]
+    names = [name for name, *_ in rows[::-1]] + [_("let go")]
     axes.legend(
         handles, names, loc="lower center", ncols=4, bbox_to_anchor=(0.5, -0.02)
     )
@@ -437,16 +464,16 @@ def data_parallel_step(
         axes.text(x + 0.26, y, f"{value:+.4f}".replace("-", "−"), va="center", size=9.5)
 
     rows = {
-        4.34: f"digits:\n3 of {shard_size}",
-        3.66: "weight",
-        2.84: "gradient",
-        1.29: "mean",
-        0.4: "new\nweight",
+        4.34: _("digits:\n3 of {shard_size}", shard_size=shard_size),
+        3.66: _("weight"),
+        2.84: _("gradient"),
+        1.29: _("mean"),
+        0.4: _("new\nweight"),
     }
     for y, name in rows.items():
         axes.text(0.04, y, name, va="center", size=9.5, color=MUTED)
     for index, left, span in device_row(
-        axes, [f"device {k}" for k in range(4)], 0.66, 0.1, 6.5, 4.95
+        axes, [_("device {device}", device=k) for k in range(4)], 0.66, 0.1, 6.5, 4.95
     ):
         middle = left + span / 2
         for k, image in enumerate(digits[index]):
@@ -470,7 +497,7 @@ def data_parallel_step(
         arrow(axes, (middle, 0.9), (middle, 0.6))
         arrow(axes, (middle, 4.1), (middle, 3.85))
         arrow(axes, (middle, 3.47), (middle, 3.26))
-    words = "all-reduce: the mean of the four, back to each"
+    words = _("all-reduce: the mean of the four, back to each")
     box(axes, 0.8, 1.77, 6.22, 0.36, COLOURS["travels"], words, weight="bold")
     axes.set(xlim=(0, 7.2), ylim=(0, 5.1))
     return figure
@@ -495,10 +522,18 @@ def pipelines(runs: dict, title: str, unit: str) -> Figure:
     for number, (name, run) in enumerate(runs.items()):
         top = tall * (len(runs) - number) + 0.47
         axes.text(0.04, top + 0.16, name, weight="bold", va="center", size=10)
-        axes.text(kept, top + 0.16, "kept at once", weight="bold", va="center", size=10)
+        axes.text(
+            kept, top + 0.16, _("kept at once"), weight="bold", va="center", size=10
+        )
         for stage, spans in enumerate(run.spans):
             y = top - row * (stage + 1)
-            axes.text(0.04, y + row / 2, f"stage {stage}", va="center", size=9.5)
+            axes.text(
+                0.04,
+                y + row / 2,
+                _("stage {stage}", stage=stage),
+                va="center",
+                size=9.5,
+            )
             grey = {"facecolor": COLOURS["waiting"], "lw": 0}
             axes.add_patch(Rectangle((left, y + 0.02), scale * end, row - 0.04, **grey))
             _draw_passes(axes, spans, left, y, scale, row)
@@ -517,12 +552,16 @@ def pipelines(runs: dict, title: str, unit: str) -> Figure:
     for time in range(0, int(end) + 1, 8):
         label(axes, left + scale * time, last - 0.17, str(time), size=9, color=MUTED)
     label(axes, left + scale * end / 2, last - 0.36, unit, size=10, color=MUTED)
-    words = {"forward": "compute", "backward": "gradients", "wait": "waiting"}
+    words = {
+        _("forward"): "compute",
+        _("backward"): "gradients",
+        _("wait"): "waiting",
+    }
     handles = [Patch(facecolor=COLOURS[what]) for what in words.values()]
     handles.append(Patch(facecolor="white", edgecolor=MUTED, linestyle="--"))
     axes.legend(
         handles,
-        [*words, "not needed"],
+        [*words, _("not needed")],
         loc="lower center",
         ncols=4,
         bbox_to_anchor=(0.5, -0.02),
@@ -558,7 +597,7 @@ def _draw_passes(axes, spans, left, y, scale, row):
 def _write_bubble(axes, run, left, y, scale):
     """Write in the first stage's longest wait how much of the time it waits."""
     gaps, now = [], 0
-    for start, length, *_ in [*run.spans[0], (run.end, 0)]:
+    for start, length, *_rest in [*run.spans[0], (run.end, 0)]:
         if start > now:
             gaps.append((start - now, now))
         now = start + length
@@ -566,7 +605,12 @@ def _write_bubble(axes, run, left, y, scale):
         return
     longest, since = max(gaps)
     waits = sum(gap for gap, _ in gaps)
-    words = f"{waits:g} of {run.end:g} = {100 * waits / run.end:.0f} %"
+    words = _(
+        "{waits:g} of {whole:g} = {share:.0f} %",
+        waits=waits,
+        whole=run.end,
+        share=100 * waits / run.end,
+    )
     if len(gaps) > 1:
         words = f"{longest:g} + {waits - longest:g} = {waits:g}"
     label(axes, left + scale * (since + longest / 2), y, words, size=8.5)
@@ -591,11 +635,15 @@ def pieces(cuts: dict, devices: int, title: str) -> Figure:
     for device in range(devices):
         x = 1.02 + span * device + wide / 2
         label(axes, x, 0.28 + 0.95 * len(cuts), str(device), size=10, weight="bold")
-    axes.text(0.04, 0.28 + 0.95 * len(cuts), "device", va="center", size=10)
+    axes.text(0.04, 0.28 + 0.95 * len(cuts), _("device:"), va="center", size=10)
     for row, (way, spec) in enumerate(cuts.items()):
         low = 0.95 * (len(cuts) - row) - 0.75
         cut_rows, cut_columns = (axis is not None for axis in (*spec, None, None)[:2])
-        named = "rows" if cut_rows else "columns" if cut_columns else "whole"
+        named = _("whole")
+        if cut_rows:
+            named = _("rows")
+        elif cut_columns:
+            named = _("columns")
         axes.text(0.04, low + 0.46, way, va="center", weight="bold", size=10.5)
         axes.text(0.04, low + 0.24, named, va="center", size=10, color=MUTED)
         for device in range(devices):

@@ -3,7 +3,7 @@ shares, the best cut.
 """
 
 from course_utils.arguments import one_of, whole_number
-from course_utils.words import counted
+from course_utils.language import counted, translated as _
 
 ALGORITHMS = ("gather", "ring", "tree")
 
@@ -62,10 +62,13 @@ def mib(size: float) -> str:
     read 0.00, in GiB from 10 GiB on.
     """
     if size < 2**20 / 100:
-        return counted(size, "byte")
+        return counted(size, "byte", "bytes")
     if size >= 10 * 2**30:
-        return f"{size / 2**30:,.1f} GiB"
-    return f"{size / 2**20:,.{2 if size < 1000 * 2**20 else 0}f} MiB"
+        return _("{size:,.1f} GiB", size=size / 2**30)
+    number = f"{size / 2**20:,.2f}"
+    if size >= 1000 * 2**20:
+        number = f"{size / 2**20:,.0f}"
+    return _("{number} MiB", number=number)
 
 
 def share(elements, parts, index):

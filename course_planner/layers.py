@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 
 from course_planner.products import einsum_flops, products
 from course_utils.arguments import one_of, whole_number
-from course_utils.words import counted
+from course_utils.language import counted, translated as _
 
 TENSOR_PARALLEL_SPLITS = ("kernel", "attention", "elementwise", "whole", "view")
 ELEMENTWISE = ("BatchNormalization", "PReLU")
@@ -103,7 +103,11 @@ class LayerCost:
     passes: int = 3
 
     def __post_init__(self):
-        one_of(f"kind of layer {self.name!r}", self.kind, TENSOR_PARALLEL_SPLITS)
+        one_of(
+            _("kind of layer {name!r}", name=self.name),
+            self.kind,
+            TENSOR_PARALLEL_SPLITS,
+        )
         if self.kept is None:
             object.__setattr__(self, "kept", 0 if self.kind == "view" else self.outputs)
         for field in (
@@ -116,7 +120,8 @@ class LayerCost:
             "passes",
         ):
             value = whole_number(
-                f"{field} of layer {self.name!r}", getattr(self, field)
+                _("{field} of layer {name!r}", field=field, name=self.name),
+                getattr(self, field),
             )
             # NumPy integers become Python's, which never overflow
             object.__setattr__(self, field, value)
@@ -148,8 +153,11 @@ def layer_costs(model, input_shape: tuple | list | None = None) -> list[LayerCos
 
     if not isinstance(model, keras.layers.Layer) or not model.built:
         raise ValueError(
-            f"model={model!r}: must be a built Keras model (give it an Input, or call "
-            "it once)"
+            _(
+                "model={model!r}: must be a built Keras model (give it an "
+                "Input, or call it once)",
+                model=model,
+            )
         )
     with _states_put_back(model):
         calls = _trace_calls(model, _examples(model, input_shape))
@@ -185,7 +193,7 @@ def layer_costs(model, input_shape: tuple | list | None = None) -> list[LayerCos
         for cost, own, often in zip(costs, kept, passes, strict=True)
     ]
     if not costs:
-        raise ValueError(f"model={model.name!r}: has no layers")
+        raise ValueError(_("model={name!r}: has no layers", name=model.name))
     # The reader's own weights, outside of the layers that compute.
     left = [weight for weight in model.trainable_weights if id(weight) not in seen]
     if left:
@@ -371,7 +379,10 @@ def _examples(model, input_shape):
         shapes = config.get("input_shape") or config.get("shapes_dict")
         if not shapes:
             raise ValueError(
-                f"model={model.name!r}: call it once, so that its inputs are known"
+                _(
+                    "model={name!r}: call it once, so that its inputs are known",
+                    name=model.name,
+                )
             ) from None
         inputs = keras.tree.map_shape_structure(keras.KerasTensor, shapes)
     leaves = keras.tree.flatten(inputs)
@@ -389,16 +400,27 @@ def _examples(model, input_shape):
     if len(shapes) != len(leaves) or any(None in shape for shape in shapes):
         open_shapes = [tuple(leaf.shape)[1:] for leaf in leaves]
         raise ValueError(
-            f"input_shape={input_shape!r}: must name every size of model "
-            f"{model.name!r}'s {counted(len(leaves), 'input')}, which are "
-            f"{open_shapes}; such as (224, 224, 3)"
+            _(
+                "input_shape={input_shape!r}: must name every size of model "
+                "{name!r}'s {inputs}, which are {open_shapes}; such as (224, "
+                "224, 3)",
+                input_shape=input_shape,
+                name=model.name,
+                inputs=counted(len(leaves), "input", "inputs"),
+                open_shapes=open_shapes,
+            )
         )
     zeros = []
     for leaf, shape in zip(leaves, shapes, strict=True):
         if "string" in str(leaf.dtype):
             raise ValueError(
-                f"model={model.name!r}: input {leaf.name!r} holds strings: give the "
-                "part of the model behind them, and look words up in the dataset"
+                _(
+                    "model={name!r}: input {input!r} holds strings: give the "
+                    "part of the model behind them, and look words up in the "
+                    "dataset",
+                    name=model.name,
+                    input=leaf.name,
+                )
             )
         # a stateful model has a batch size of its own
         zeros.append(np.zeros((leaf.shape[0] or 1, *shape), leaf.dtype))
@@ -503,8 +525,11 @@ def _trace_calls(model, example):
             model(example, training=False)
         except TypeError as problem:
             raise ValueError(
-                f"model={model.name!r}: must take its inputs as one argument "
-                f"({problem})"
+                _(
+                    "model={name!r}: must take its inputs as one argument ({problem})",
+                    name=model.name,
+                    problem=problem,
+                )
             ) from problem
     if _is_own(model):
         calls.append(_Call(model, ((example,), {}), [], list(calls)))
@@ -722,7 +747,9 @@ def _dense(layer, part):
     for name in f"{part}_dense", f"_{part}_dense":
         if hasattr(layer, name):
             return getattr(layer, name)
-    raise AttributeError(f"{layer.name}: has no projection of {part}")
+    raise AttributeError(
+        _("{name}: has no projection of {part}", name=layer.name, part=part)
+    )
 
 
 def _sizes(layer, layer_inputs):
@@ -750,7 +777,7 @@ def held_over_step(layers: list[LayerCost]) -> list[int]:
         held += layer.kept or 0
         over_time.append(held)
     runs = itertools.groupby(reversed(layers), key=lambda layer: layer.segment)
-    for _, run in runs:
+    for _segment, run in runs:
         run = list(run)
         again = run[0].segment is not None
         if again:
@@ -784,7 +811,9 @@ def checkpointed(
         edges = _edges_of_least_peak(layers, last_uses)
     else:
         count = len(layers)
-        segments = whole_number("segments", segments, 1, count, "the number of layers")
+        segments = whole_number(
+            "segments", segments, 1, count, _("the number of layers")
+        )
         each, more = divmod(count, segments)
         edges = [0]
         for index in range(segments):
@@ -894,15 +923,23 @@ def check_layers(layers) -> None:
         or {type(layer) for layer in layers} != {LayerCost}
     ):
         raise ValueError(
-            f"layers={layers!r}: must be a non-empty list of LayerCost (see "
-            "layer_costs)"
+            _(
+                "layers={layers!r}: must be a non-empty list of LayerCost (see "
+                "layer_costs)",
+                layers=layers,
+            )
         )
     for index, layer in enumerate(layers):
         for source in layer.inputs or ():
             if not 0 <= source < index:
                 raise ValueError(
-                    f"layers: inputs={layer.inputs!r} of layer {layer.name!r}: must be "
-                    f"indices of the {index} layers before it"
+                    _(
+                        "layers: inputs={inputs!r} of layer {name!r}: must be "
+                        "indices of the {index} layers before it",
+                        inputs=layer.inputs,
+                        name=layer.name,
+                        index=index,
+                    )
                 )
 
 
@@ -927,8 +964,10 @@ def measured_activations(
 
     if keras.backend.backend() != "tensorflow":
         raise RuntimeError(
-            "activations are measured on TensorFlow, and Keras runs on "
-            f"{keras.backend.backend()}"
+            _(
+                "activations are measured on TensorFlow, and Keras runs on {backend}",
+                backend=keras.backend.backend(),
+            )
         )
     import tensorflow as tf
 

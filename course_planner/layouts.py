@@ -4,6 +4,8 @@ shows it, or does not.
 
 import re
 
+from course_utils.language import translated as _
+
 
 def check_layout(
     rules: dict, mesh: dict[str, int], shapes: dict[str, tuple]
@@ -24,27 +26,49 @@ def check_layout(
         if not paths:
             part = any(re.search(pattern, path) for path in shapes)
             found.append(
-                f"{pattern!r} matches no variable" + ": begin it with .*" * part
+                _("{pattern!r} matches no variable: begin it with .*", pattern=pattern)
+                if part
+                else _("{pattern!r} matches no variable", pattern=pattern)
             )
         found += [
-            f"{pattern!r}: the mesh has no axis {axis!r}"
+            _("{pattern!r}: the mesh has no axis {axis!r}", pattern=pattern, axis=axis)
             for axis in axes
             if axis not in (None, *mesh)
         ]
         for path in paths:
             if path in rule_of:
-                found.append(f"{path}: {rule_of[path]!r} and {pattern!r} both match it")
+                found.append(
+                    _(
+                        "{path}: {first!r} and {pattern!r} both match it",
+                        path=path,
+                        first=rule_of[path],
+                        pattern=pattern,
+                    )
+                )
             rule_of.setdefault(path, pattern)
             if len(axes) != len(shapes[path]):
                 found.append(
-                    f"{pattern!r} has {len(axes)} axes, and {path} has "
-                    f"{len(shapes[path])} dimensions"
+                    _(
+                        "{pattern!r} has {count} axes, and {path} has "
+                        "{dimensions} dimensions",
+                        pattern=pattern,
+                        count=len(axes),
+                        path=path,
+                        dimensions=len(shapes[path]),
+                    )
                 )
                 continue
             for k, (size, axis) in enumerate(zip(shapes[path], axes, strict=True)):
                 if axis in mesh and size % mesh[axis]:
                     found.append(
-                        f"{pattern!r}: dimension {k} of {path} is {size}, which "
-                        f"{mesh[axis]} does not divide"
+                        _(
+                            "{pattern!r}: dimension {k} of {path} is {size}, which "
+                            "{devices} does not divide",
+                            pattern=pattern,
+                            k=k,
+                            path=path,
+                            size=size,
+                            devices=mesh[axis],
+                        )
                     )
     return found

@@ -3,14 +3,15 @@
 from course_planner.layers import LayerCost
 from course_planner.plans import Memory, Plan, Rates, StepTime
 from course_utils.arguments import one_of, whole_number
+from course_utils.language import marked
 
 ZERO = ("ZeRO-1", "ZeRO-2", "ZeRO-3")
 PARALLELISMS = (
-    "one device",
-    "data parallel",
+    marked("one device"),
+    marked("data parallel"),
     *ZERO,
-    "pipeline parallel",
-    "tensor parallel",
+    marked("pipeline parallel"),
+    marked("tensor parallel"),
 )
 
 

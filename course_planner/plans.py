@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from course_planner.formulas import ALGORITHMS, all_reduce_bytes, balanced, mib, share
 from course_planner.layers import check_layers, sources_of
 from course_utils.arguments import finite_number, one_of, whole_number
+from course_utils.language import translated as _
 
 # values of 4 bytes kept for each weight
 OPTIMIZER_SLOTS = {"sgd": 0, "momentum": 1, "adam": 2}
@@ -70,7 +71,7 @@ class Memory:
         return {name: size / 2**30 for name, size in self.parts.items()}
 
     def __str__(self):
-        parts = [f"{name} {mib(size)}" for name, size in self.parts.items()]
+        parts = [f"{_(name)} {mib(size)}" for name, size in self.parts.items()]
         return f"{' + '.join(parts)} = {mib(self.total)}"
 
 
@@ -256,8 +257,13 @@ class Plan:
             words = " x ".join(f"{name} ({n})" for name, n in parts.items() if n > 1)
             enough = math.ceil(self.global_batch_size / whole) * whole
             raise ValueError(
-                f"global_batch_size={self.global_batch_size}: must be a multiple of "
-                f"{words}: {enough} would do"
+                _(
+                    "global_batch_size={global_batch_size}: must be a multiple "
+                    "of {words}: {enough} would do",
+                    global_batch_size=self.global_batch_size,
+                    words=words,
+                    enough=enough,
+                )
             )
 
     def _check_pipeline(self):
@@ -265,25 +271,36 @@ class Plan:
         for layer in self.layers[1:]:
             if layer.inputs is not None:
                 raise ValueError(
-                    "layers: pipeline parallel needs a chain, and "
-                    f"{layer.name!r} takes more than the layer before"
+                    _(
+                        "layers: pipeline parallel needs a chain, and {name!r} "
+                        "takes more than the layer before",
+                        name=layer.name,
+                    )
                 )
         if self.pipeline > count:
             raise ValueError(
-                f"pipeline={self.pipeline} devices: must be at most {count}, the "
-                "number of layers"
+                _(
+                    "pipeline={pipeline} devices: must be at most {count}, the "
+                    "number of layers",
+                    pipeline=self.pipeline,
+                    count=count,
+                )
             )
         if cuts is None:
             return
         inner = [0]
         if isinstance(cuts, (list, tuple)):
-            inner = [whole_number("each of cuts", cut, 1) for cut in cuts]
+            inner = [whole_number(_("each of cuts"), cut, 1) for cut in cuts]
         edges = [0, *inner, count]
         growing = all(a < b for a, b in itertools.pairwise(edges))
         if len(edges) != self.pipeline + 1 or not growing:
             raise ValueError(
-                f"cuts={cuts!r}: must be {self.pipeline - 1} growing indices below "
-                f"{count}"
+                _(
+                    "cuts={cuts!r}: must be {pipeline} growing indices below {count}",
+                    cuts=cuts,
+                    pipeline=self.pipeline - 1,
+                    count=count,
+                )
             )
 
     # What is where
@@ -323,9 +340,13 @@ class Plan:
             )
             if len(split) > 1 or (True in split and whole):
                 raise ValueError(
-                    "layers: tensor parallel leaves a part of an input on each device "
-                    f"where layer {layer.name!r} needs it whole: such a layer must "
-                    "stand after two kernels (or four …), or after attention"
+                    _(
+                        "layers: tensor parallel leaves a part of an input on "
+                        "each device where layer {name!r} needs it whole: such "
+                        "a layer must stand after two kernels (or four …), or "
+                        "after attention",
+                        name=layer.name,
+                    )
                 )
             (before,) = split
             turns = layer.kind == "kernel" and layer.parameters + layer.frozen > 0
@@ -339,7 +360,7 @@ class Plan:
         where units are not known, they are a divisor of the outputs. zero 3 cuts any
         axis of the weights, whose number must divide (of all but a tenth of them).
         """
-        for layer, (_, after) in zip(self.layers, self.split, strict=True):
+        for layer, (_before, after) in zip(self.layers, self.split, strict=True):
             is_cut = layer.kind == "attention" or (layer.kind == "kernel" and after)
             units = layer.units or layer.outputs
             if is_cut and layer.parameters and units % self.tensor:
@@ -430,7 +451,7 @@ class Plan:
     def _weights(self, stage, part):
         """Return (trained, frozen) scalars of a part of a stage."""
         trained = frozen = 0
-        for layer, divided, _ in self._stage(stage):
+        for layer, divided, _after in self._stage(stage):
             trained += self._part(layer.parameters, divided, part)
             frozen += self._part(layer.frozen, divided, part)
         return trained, frozen
@@ -441,7 +462,7 @@ class Plan:
         """
         first = self.edges[stage]
         kept, again = self._crossing(first, part) if first else 0, {}  # received
-        for layer, _, after in self._stage(stage):
+        for layer, _divided, after in self._stage(stage):
             own = self._part(layer.kept, after, part)
             kept += own
             if layer.segment is not None:
@@ -562,7 +583,10 @@ class Plan:
         one_of("algorithm", algorithm, ("ring", "tree"))
         if not any(layer.flops for layer in self.layers):
             raise ValueError(
-                f"layers: all {len(self.layers)} have flops=0: give at least one some"
+                _(
+                    "layers: all {count} have flops=0: give at least one some",
+                    count=len(self.layers),
+                )
             )
         stages = range(self.pipeline)
         busy = [self._computing(stage, rates) for stage in stages]

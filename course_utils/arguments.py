@@ -5,6 +5,8 @@ given, and what would do.
 import math
 import numbers
 
+from course_utils.language import translated as _
+
 
 def whole_number(
     name: str, value, low: float = 0, high: float = math.inf, limit: str = ""
@@ -12,23 +14,30 @@ def whole_number(
     """Return `value` as an int if it is a whole number (no bool) from `low` to `high`
     (which is `limit`), or ValueError.
     """
-    return int(_number(name, value, low, high, numbers.Integral, "whole", limit))
+    return int(_number(name, value, low, high, numbers.Integral, _("whole"), limit))
 
 
 def finite_number(name: str, value, low: float = 0, high: float = math.inf) -> float:
     """Return `value` as Python's float if it is a finite number (NumPy's too, no bool)
     from `low` to `high`, or ValueError.
     """
-    return float(_number(name, value, low, high, numbers.Real, "finite"))
+    return float(_number(name, value, low, high, numbers.Real, _("finite")))
 
 
 def one_of(name: str, value, choices) -> str:
     """Return `value` if it is one of these strings; else raise ValueError."""
     if not isinstance(value, str) or value not in choices:
         *others, last = map(repr, choices)
+        allowed = last
+        if others:
+            allowed = _("{others} or {last}", others=", ".join(others), last=last)
         raise ValueError(
-            f"{name}={value!r}: must be "
-            f"{', '.join(others)}{' or ' if others else ''}{last}"
+            _(
+                "{name}={value!r}: must be {allowed}",
+                name=name,
+                value=value,
+                allowed=allowed,
+            )
         )
     return value
 
@@ -40,10 +49,18 @@ def _number(name, value, low, high, kind, word, limit=""):
         or not low <= value <= high
         or value == math.inf
     ):
-        limits = f" from {low} to {high}"
+        limits = _(" from {low} to {high}", low=low, high=high)
         if high == math.inf:
-            limits = f", {low} or more"
+            limits = _(", {low} or more", low=low)
         elif limit:
             limits += f" ({limit})"
-        raise ValueError(f"{name}={value!r}: must be a {word} number{limits}")
+        raise ValueError(
+            _(
+                "{name}={value!r}: must be a {word} number{limits}",
+                name=name,
+                value=value,
+                word=word,
+                limits=limits,
+            )
+        )
     return value

@@ -8,6 +8,7 @@ import socket
 from typing import Any
 
 from course_utils.arguments import one_of
+from course_utils.language import translated as _
 
 
 def load_digits(name: str = "digits") -> tuple[tuple, tuple]:
@@ -60,14 +61,18 @@ def _mnist():
     except Exception as problem:
         reason = (str(problem) or type(problem).__name__).splitlines()[0]
         ways = {
-            errno.ENOSPC: "free some space on the disk",
-            errno.EACCES: "let KERAS_HOME name a folder of your own",
+            errno.ENOSPC: _("free some space on the disk"),
+            errno.EACCES: _("let KERAS_HOME name a folder of your own"),
         }
-        way = ways.get(getattr(problem, "errno", 0), "connect to the network")
+        way = ways.get(getattr(problem, "errno", 0), _("connect to the network"))
         raise RuntimeError(
-            f"MNIST is not in Keras' cache and could not be downloaded: {way} and run "
-            "this again, or "
-            f'set DATASET = "digits", which needs none of this ({reason[:200]})'
+            _(
+                "MNIST is not in Keras' cache and could not be downloaded: "
+                '{way} and run this again, or set DATASET = "digits", which '
+                "needs none of this ({reason})",
+                way=way,
+                reason=reason[:200],
+            )
         ) from None
     finally:
         socket.setdefaulttimeout(deadline)

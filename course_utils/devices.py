@@ -9,7 +9,7 @@ import subprocess
 import sys
 
 from course_utils.arguments import one_of, whole_number
-from course_utils.words import counted
+from course_utils.language import counted, translated as _
 
 
 def host() -> str:
@@ -39,7 +39,7 @@ def accelerator() -> str:
 
 # from here on importing tensorflow-tpu 2.20.0 aborts the process (seen up to 0.0.52)
 LIBTPU_TOO_NEW = (0, 0, 32)
-INSTALL_FOR_TPU = 'pip install "tensorflow-tpu==2.20.0" "libtpu<0.0.32", then restart'
+INSTALL_FOR_TPU = 'pip install "tensorflow-tpu==2.20.0" "libtpu<0.0.32"'
 
 
 def unfit_libtpu() -> str:
@@ -49,9 +49,11 @@ def unfit_libtpu() -> str:
     libtpu = (version_of("tensorflow-tpu") == "2.20.0" and version_of("libtpu")) or ""
     if tuple(map(int, re.findall(r"\d+", libtpu)[:3])) < LIBTPU_TOO_NEW:
         return ""
-    return (
-        f"libtpu {libtpu} is too new for tensorflow-tpu 2.20.0, which would abort: "
-        f"{INSTALL_FOR_TPU}"
+    return _(
+        "libtpu {libtpu} is too new for tensorflow-tpu 2.20.0, which would "
+        "abort: {remedy}, then restart",
+        libtpu=libtpu,
+        remedy=INSTALL_FOR_TPU,
     )
 
 
@@ -112,16 +114,18 @@ def logical_devices(count: int, kind: str = "auto") -> list[str]:
         one_of("kind", kind, ("auto", "cpu", "gpu")),
     )
     gpus = [] if kind == "cpu" else tf.config.list_physical_devices("GPU")
-    simulated = "simulated devices prove correctness, never speed"
+    simulated = _("simulated devices prove correctness, never speed")
     if kind == "gpu" and not gpus:
         raise RuntimeError(
-            "kind='gpu' asks for a GPU and TensorFlow sees none: use kind='auto' to "
-            "go on with CPUs"
+            _(
+                "kind='gpu' asks for a GPU and TensorFlow sees none: use "
+                "kind='auto' to go on with CPUs"
+            )
         )
     if len(gpus) >= count:
         if tf.config.get_logical_device_configuration(gpus[0]):
             split(gpus[0], count, [])  # split by an earlier call: make it whole again
-        line = counted(count, "physical GPU")
+        line = counted(count, "physical GPU", "physical GPUs")
     elif gpus:
         free = nvidia_smi("memory.free")
         size = int(0.8 * int(free) / count) if free.isdigit() else 1024  # MiB
@@ -130,16 +134,20 @@ def logical_devices(count: int, kind: str = "auto") -> list[str]:
             count,
             [tf.config.LogicalDeviceConfiguration(memory_limit=size)] * count,
         )
-        line = f"{count} logical GPUs, slices of one physical GPU: {simulated}"
+        line = _(
+            "{count} logical GPUs, slices of one physical GPU: {simulated}",
+            count=count,
+            simulated=simulated,
+        )
     else:
         split(
             tf.config.list_physical_devices("CPU")[0],
             count,
             [tf.config.LogicalDeviceConfiguration()] * count,
         )
-        line = counted(count, "logical CPU")
+        line = counted(count, "logical CPU", "logical CPUs")
         if count > 1:
-            line += f" on one physical CPU: {simulated}"
+            line += _(" on one physical CPU: {simulated}", simulated=simulated)
     print(line)
     return [f"{'GPU' if gpus else 'CPU'}:{i}" for i in range(count)]
 
@@ -151,7 +159,11 @@ def short_name(device: str) -> str:
     if name := re.search(r"[A-Z_]+:\d+$", str(device).upper()):
         return name.group()
     raise ValueError(
-        f"device={device!r}: must be a device's name, such as tensor.device or 'GPU:0'"
+        _(
+            "device={device!r}: must be a device's name, such as tensor.device "
+            "or 'GPU:0'",
+            device=device,
+        )
     )
 
 
@@ -168,7 +180,13 @@ def split(physical, count: int, parts: list) -> None:
         there = len(tf.config.get_logical_device_configuration(physical) or ["whole"])
         if there != count:
             raise RuntimeError(
-                f"{count} logical {physical.device_type} devices were asked for, but "
-                f"TensorFlow already runs with {there} and cannot change that: restart "
-                "the kernel, and ask for them before anything uses TensorFlow"
+                _(
+                    "{count} logical {kind} devices were asked for, but "
+                    "TensorFlow already runs with {there} and cannot change "
+                    "that: restart the kernel, and ask for them before "
+                    "anything uses TensorFlow",
+                    count=count,
+                    kind=physical.device_type,
+                    there=there,
+                )
             ) from None

@@ -2,15 +2,16 @@
 
 import re
 
+from course_utils.language import translated as _
+
 
 def message(problem: BaseException) -> list[str]:
     """Return the lines of an error's text, at least one, without the preambles that
     TensorFlow puts before what happened.
     """
-    text = (
-        re.sub(r"\x1b\[[\d;]*m|\{\{function_node .*?\}\} ?", "", str(problem)).strip()
-        or "(no message)"
-    )
+    text = re.sub(
+        r"\x1b\[[\d;]*m|\{\{function_node .*?\}\} ?", "", str(problem)
+    ).strip() or _("(no message)")
     # what happened comes last, after where it was written
     if text.startswith("Graph execution error:"):
         text = text.split("\n\n")[-1].strip()

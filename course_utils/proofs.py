@@ -8,6 +8,7 @@ from typing import Any
 from course_utils import devices
 from course_utils.arguments import finite_number
 from course_utils.errors import opening
+from course_utils.language import translated as _
 
 
 class Difference(float):
@@ -48,53 +49,92 @@ def same(a, b, tolerance: float, what: str, relative: float = 0) -> "Difference"
     )
     if isinstance(a, dict) and isinstance(b, dict) and {*a} != {*b}:
         raise AssertionError(
-            f"{what}: ✗ names {', '.join(map(str, a))} and {', '.join(map(str, b))}"
+            _(
+                "{what}: ✗ names {first} and {second}",
+                what=what,
+                first=", ".join(map(str, a)),
+                second=", ".join(map(str, b)),
+            )
         )
-    (names, a), (_, b) = _named(a), _named(b, like=a)
+    b = _named(b, like=a)[1]
+    names, a = _named(a)
     shapes, types = (
         [[str(getattr(x, kind)) for x in y] for y in (a, b)]
         for kind in ("shape", "dtype")
     )
     if not a or shapes[0] != shapes[1]:
         raise AssertionError(
-            f"{what}: ✗ shapes {' '.join(shapes[0])} and {' '.join(shapes[1])}"
+            _(
+                "{what}: ✗ shapes {first} and {second}",
+                what=what,
+                first=" ".join(shapes[0]),
+                second=" ".join(shapes[1]),
+            )
         )
     exact = tolerance == relative == 0
     if exact and types[0] != types[1]:
         raise AssertionError(
-            f"{what}: ✗ types {' '.join(types[0])} and {' '.join(types[1])}"
+            _(
+                "{what}: ✗ types {first} and {second}",
+                what=what,
+                first=" ".join(types[0]),
+                second=" ".join(types[1]),
+            )
         )
     differences = [_difference(x, y, relative) for x, y in zip(a, b, strict=True)]
     difference = Difference(np.max(differences))
     worst = int(np.argmax(differences))  # a NaN first
-    measured = f"{difference:.3g}" + (
-        f" in {names[worst]}" if names[worst] and difference != 0 else ""
-    )
-    bound = f"{tolerance:g}" + (f" + {relative:g} · |value|" if relative else "")
+    measured = f"{difference:.3g}"
+    if names[worst] and difference != 0:
+        measured = _("{difference} in {name}", difference=measured, name=names[worst])
+    bound = f"{tolerance:g}"
+    if relative:
+        bound += _(" + {relative:g} · |value|", relative=relative)
     if (
         tolerance < difference <= 10 * tolerance
         and (kind := devices.accelerator()) != "CPU"
     ):
         print(
-            f"{what}: max |Δ| = {measured}, above {bound}: not yet measured here, on a "
-            f"{kind}"
+            _(
+                "{what}: max |Δ| = {measured}, above {bound}: not yet measured "
+                "here, on a {kind}",
+                what=what,
+                measured=measured,
+                bound=bound,
+                kind=kind,
+            )
         )
         return difference
     if not difference <= tolerance:  # also when it is NaN
         where = (
-            f" in array {worst} of {len(a)}" if len(a) > 1 and not names[worst] else ""
+            _(" in array {worst} of {count}", worst=worst, count=len(a))
+            if len(a) > 1 and not names[worst]
+            else ""
         )
         raise AssertionError(
-            f"{what}: ✗ max |Δ| = {measured}{where}, which is not ≤ {bound}"
+            _(
+                "{what}: ✗ max |Δ| = {measured}{where}, which is not ≤ {bound}",
+                what=what,
+                measured=measured,
+                where=where,
+                bound=bound,
+            )
         )
     if exact and any(x.tobytes() != y.tobytes() for x, y in zip(a, b, strict=True)):
         raise AssertionError(
-            f"{what}: ✗ equal numbers, but not equal bits (0.0 and -0.0)"
+            _("{what}: ✗ equal numbers, but not equal bits (0.0 and -0.0)", what=what)
         )
-    print(
-        f"{what}: "
-        + ("bit-identical ✓" if exact else f"max |Δ| ≤ {bound} ✓ (measured {measured})")
-    )
+    if exact:
+        print(_("{what}: bit-identical ✓", what=what))
+    else:
+        print(
+            _(
+                "{what}: max |Δ| ≤ {bound} ✓ (measured {measured})",
+                what=what,
+                bound=bound,
+                measured=measured,
+            )
+        )
     return difference
 
 
@@ -149,9 +189,13 @@ def holds(condition, what: str, measured=None) -> None:
             if abs(measured) < 1000
             else f"{float(measured):,.0f}"
         )
-    told = "" if measured is None else f" (measured {measured})"
+    told = ""
+    if measured is not None:
+        told = _(" (measured {measured})", measured=measured)
     if not condition:
-        raise AssertionError(f"{what}: ✗ this does not hold here{told}")
+        raise AssertionError(
+            _("{what}: ✗ this does not hold here{told}", what=what, told=told)
+        )
     print(f"{what} ✓{told}")
 
 
@@ -177,14 +221,20 @@ def raises(error: Any, sentences: int = 1, words: str | None = None):
     except error as problem:
         if words and words not in str(problem):
             raise AssertionError(
-                f"the error should have said {words!r}, and said: {problem}"
+                _(
+                    "the error should have said {words!r}, and said: {problem}",
+                    words=words,
+                    problem=problem,
+                )
             ) from problem
         print(
             f"{type(problem).__name__}: "
             f"{f'… {words} …' if words else opening(problem, sentences)}"
         )
     else:
-        names = " or ".join(
+        names = _(" or ").join(
             kind.__name__ for kind in (error if isinstance(error, tuple) else (error,))
         )
-        raise AssertionError(f"this should have raised {names}, and did not")
+        raise AssertionError(
+            _("this should have raised {names}, and did not", names=names)
+        )

@@ -12,6 +12,7 @@ from course_utils.devices import (
     unfit_libtpu,
     version_of,
 )
+from course_utils.language import translated as _
 
 
 def memory() -> tuple[float, float]:
@@ -35,11 +36,11 @@ def facts() -> dict[str, str]:
         "Keras": (
             installed("keras") and (version_of("keras") or version_of("keras-nightly"))
         )
-        or "not installed",
-        "system": ", ".join(filter(None, [system, host()])),
-        "CPU cores": str(os.cpu_count()),
-        "memory": f"{total:.1f} GiB, {free:.1f} GiB free",
-        "disk": f"{shutil.disk_usage('.').free / 2**30:.0f} GiB free",
+        or _("not installed"),
+        _("system"): ", ".join(filter(None, [system, host()])),
+        _("CPU cores"): str(os.cpu_count()),
+        _("memory"): _("{total:.1f} GiB, {free:.1f} GiB free", total=total, free=free),
+        _("disk"): _("{free:.0f} GiB free", free=shutil.disk_usage(".").free / 2**30),
     } | devices
 
 
@@ -52,34 +53,36 @@ def tensorflow_facts() -> dict[str, str]:
 
 
 def _version_and_devices():
-    unknown = {"GPUs": "unknown", "TPUs": "unknown"}
+    unknown = {_("GPUs"): _("unknown"), _("TPUs"): _("unknown")}
     if problem := unfit_libtpu():
-        return "not loaded", unknown | {"remedy": problem}
+        return _("not loaded"), unknown | {_("remedy"): problem}
     if not installed("tensorflow"):
-        return "not installed", unknown | {
-            "remedy": "install requirements.txt (on a TPU: see notebook 04)"
+        return _("not installed"), unknown | {
+            _("remedy"): _("install requirements.txt (on a TPU: see notebook 04)")
         }
     try:
         import tensorflow as tf
     except Exception as problem:  # a broken installation raises all sorts of errors
-        remedy = (
+        remedy = _(
             "install requirements.txt again: TensorFlow cannot be imported "
-            f"({type(problem).__name__}: {problem})"
+            "({kind}: {problem})",
+            kind=type(problem).__name__,
+            problem=problem,
         )
-        return "broken", unknown | {"remedy": remedy}
+        return _("broken"), unknown | {_("remedy"): remedy}
     gpus = tf.config.list_physical_devices("GPU")
     names = [
         tf.config.experimental.get_device_details(gpu).get("device_name", gpu.name)
         for gpu in gpus
     ]
     no_tpu = (
-        "none that TensorFlow can use, though there is one: JAX may"
+        _("none that TensorFlow can use, though there is one: JAX may")
         if tpu_in_machine()
-        else "none"
+        else _("none")
     )
     devices = {
-        "GPUs": ", ".join(names) or "none",
-        "TPUs": str(len(tf.config.list_physical_devices("TPU")) or no_tpu),
+        _("GPUs"): ", ".join(names) or _("none"),
+        _("TPUs"): str(len(tf.config.list_physical_devices("TPU")) or no_tpu),
     }
     return tf.__version__, devices if gpus else devices | _unused_gpu()
 
@@ -93,21 +96,27 @@ def _unused_gpu():
     if (hidden := os.environ.get("CUDA_VISIBLE_DEVICES")) in ("", "-1"):
         return {
             "GPUs": (
-                f"none: CUDA_VISIBLE_DEVICES={hidden!r} hides {card} (unset it before "
-                "Python starts)"
+                _(
+                    "none: CUDA_VISIBLE_DEVICES={hidden!r} hides {card} (unset "
+                    "it before Python starts)",
+                    hidden=hidden,
+                    card=card,
+                )
             )
         }
-    remedy = (
-        "TensorFlow lacks CUDA's libraries or a newer driver: make lab GPU=1, or pip "
-        "install tensorflow[and-cuda]"
+    remedy = _(
+        "TensorFlow lacks CUDA's libraries or a newer driver: make lab "
+        "GPU=1, or pip install tensorflow[and-cuda]"
     )
     remedy = (
-        "TensorFlow uses GPUs on Linux only: run the course in WSL2"
+        _("TensorFlow uses GPUs on Linux only: run the course in WSL2")
         if os.name == "nt"
         else remedy
     )
     return {
-        "GPUs": f"none that TensorFlow can use, though there is one ({card})",
+        "GPUs": _(
+            "none that TensorFlow can use, though there is one ({card})", card=card
+        ),
         "remedy": remedy,
     }
 

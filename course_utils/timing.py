@@ -8,6 +8,7 @@ import sys
 import time
 
 from course_utils.arguments import whole_number
+from course_utils.language import translated as _
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,9 +31,9 @@ class Timing:
         return rate / self.median, rate / self.high, rate / self.low
 
     def __str__(self):
-        return (
-            f"{self.median:.2f} ms ({self.low:.2f} to {self.high:.2f}, {self.repeats} "
-            "repeats)"
+        return _(
+            "{median:.2f} ms ({low:.2f} to {high:.2f}, {repeats} repeats)",
+            **dataclasses.asdict(self),
         )
 
 
@@ -52,16 +53,16 @@ def compare(steps: dict, warmup: int = 2, repeats: int = 10) -> dict[str, Timing
         ValueError: without steps, for a negative warmup, and for fewer than 2 repeats.
     """
     if not steps:
-        raise ValueError("steps={}: give at least one function to time")
+        raise ValueError(_("steps={}: give at least one function to time"))
     warmup, repeats = (
         whole_number("warmup", warmup),
         whole_number("repeats", repeats, 2),
     )
     for step in steps.values():
-        for _ in range(warmup):
+        for _call in range(warmup):
             step()
     samples, wait_for_devices = {name: [] for name in steps}, _device_barrier()
-    for _ in range(repeats):
+    for _call in range(repeats):
         for name, step in steps.items():
             wait_for_devices()
             start = time.perf_counter()

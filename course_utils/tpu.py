@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 from course_utils import devices
 from course_utils.arguments import whole_number
+from course_utils.language import counted, marked, translated as _
 from course_utils.plots.style import (
     COLOURS,
     INK,
@@ -22,7 +23,6 @@ from course_utils.plots.style import (
     label,
     styled,
 )
-from course_utils.words import counted
 
 
 class Accelerator(NamedTuple):
@@ -32,11 +32,13 @@ class Accelerator(NamedTuple):
         strategy: a TensorFlow strategy, or None.
         num_replicas: how many replicas it has.
         what: what it really is, such as "8 logical CPUs".
+        is_tpu: whether it is a TPU.
     """
 
     strategy: Any
     num_replicas: int
     what: str
+    is_tpu: bool = False
 
 
 NO_TPU_HERE = "No OpKernel was registered|tpu_node_interfaces.*platform"
@@ -44,19 +46,19 @@ NO_TPU_HERE = "No OpKernel was registered|tpu_node_interfaces.*platform"
 TPU the second.
 """
 FAULTS = {
-    "provide a TPU Name": (
+    "provide a TPU Name": marked(
         "no TPU was named: say tpu=…, 'local' where the TPU is in this machine"
     ),
-    "already in use": (
+    "already in use": marked(
         "another process holds the TPU: end it (on Colab: Runtime, Manage sessions), "
         "then restart"
     ),
-    "libtpu.*(version|undefined symbol|not available in|has no attribute)": (
-        "libtpu, the TPU's library, is of another version than TensorFlow: "
-        f"{devices.INSTALL_FOR_TPU}"
+    "libtpu.*(version|undefined symbol|not available in|has no attribute)": marked(
+        "libtpu, the TPU's library, is of another version than TensorFlow: {remedy}, "
+        "then restart"
     ),
-    "libtpu": f"libtpu, the TPU's library, is missing: {devices.INSTALL_FOR_TPU}",
-    "Name or service not known|Could not lookup|urlopen|UNAVAILABLE|DEADLINE": (
+    "libtpu": marked("libtpu, the TPU's library, is missing: {remedy}, then restart"),
+    "Name or service not known|Could not lookup|urlopen|UNAVAILABLE|DEADLINE": marked(
         "no TPU of this name answers: check the name, the zone and the network"
     ),
 }
@@ -82,14 +84,17 @@ def with_stand_in(connect: Callable, replicas: int = 8) -> Accelerator:
     replicas = whole_number("replicas", replicas, 1)
     if not devices.installed("tensorflow"):
         print(
-            f"TensorFlow is not installed: {devices.INSTALL_FOR_TPU}; JAX works "
-            "without it"
+            _(
+                "TensorFlow is not installed: {remedy}, then restart; JAX works "
+                "without it",
+                remedy=devices.INSTALL_FOR_TPU,
+            )
         )
-        return Accelerator(None, 0, "nothing: TensorFlow is not installed")
+        return Accelerator(None, 0, _("nothing: TensorFlow is not installed"))
     problem = devices.unfit_libtpu()
     if problem:
         print(problem)
-        return Accelerator(None, 0, "nothing: TensorFlow cannot be loaded")
+        return Accelerator(None, 0, _("nothing: TensorFlow cannot be loaded"))
     import tensorflow as tf
 
     # Now: an attempt that fails fixes the devices.
@@ -99,14 +104,23 @@ def with_stand_in(connect: Callable, replicas: int = 8) -> Accelerator:
     try:
         strategy = connect()
     except Exception as problem:  # each way of having no TPU has its own type of error
-        print(f"{replicas} logical CPUs in place of a TPU: {_sentence(problem)}")
+        print(
+            _(
+                "{replicas} logical CPUs in place of a TPU: {reason}",
+                replicas=replicas,
+                reason=_sentence(problem),
+            )
+        )
         names = [f"CPU:{i}" for i in range(replicas)]
         simple = tf.distribute.ReductionToOneDevice()
         strategy = tf.distribute.MirroredStrategy(names, simple)
-        return Accelerator(strategy, replicas, f"{replicas} logical CPUs")
+        return Accelerator(
+            strategy, replicas, _("{replicas} logical CPUs", replicas=replicas)
+        )
     count = strategy.num_replicas_in_sync
-    print(f"a TPU with {counted(count, 'core')}")
-    return Accelerator(strategy, count, counted(count, "TPU core"))
+    print(_("a TPU with {cores}", cores=counted(count, "core", "cores")))
+    what = counted(count, "TPU core", "TPU cores")
+    return Accelerator(strategy, count, what, is_tpu=True)
 
 
 def _sentence(problem):
@@ -114,12 +128,15 @@ def _sentence(problem):
     text = f"{type(problem).__name__}: {problem}"
     if re.search(NO_TPU_HERE, text):
         if "No OpKernel" in text and devices.tpu_in_machine():
-            return f"this TensorFlow has no TPU kernels: {devices.INSTALL_FOR_TPU}"
-        return "there is none in this machine"
-    for words, remedy in FAULTS.items():
+            return _(
+                "this TensorFlow has no TPU kernels: {remedy}, then restart",
+                remedy=devices.INSTALL_FOR_TPU,
+            )
+        return _("there is none in this machine")
+    for words, sentence in FAULTS.items():
         if re.search(words, text):
-            return remedy
-    return f"connecting failed ({text.splitlines()[0][:200]})"
+            return _(sentence, remedy=devices.INSTALL_FOR_TPU)
+    return _("connecting failed ({reason})", reason=text.splitlines()[0][:200])
 
 
 @functools.cache
@@ -140,8 +157,10 @@ def xla_device() -> tuple[str, bool]:
     # "could not find registered transfer manager for platform Host"
     except tf.errors.NotFoundError:
         print(
-            "This TensorFlow compiles for TPUs only, and finds none: what follows "
-            "runs without the compiler."
+            _(
+                "This TensorFlow compiles for TPUs only, and finds none: what "
+                "follows runs without the compiler."
+            )
         )
         return "CPU:0", False
     return "CPU:0", True
@@ -159,22 +178,24 @@ def inside_a_tpu(title: str, travels: str, inside: dict) -> Figure:
 
     figure, axes = canvas(title, 3.3)
     box(axes, 0.1, 0.5, 1.9, 2.1, dashed=True)
-    label(axes, 1.05, 2.37, "host", weight="bold")
-    box(axes, 0.2, 1.6, 1.7, 0.5, "white", "Python, TensorFlow")
-    box(axes, 0.2, 0.85, 1.7, 0.5, colour("inputs"), "tf.data: batches")
+    label(axes, 1.05, 2.37, _("host"), weight="bold")
+    box(axes, 0.2, 1.6, 1.7, 0.5, "white", _("Python, TensorFlow"))
+    box(axes, 0.2, 0.85, 1.7, 0.5, colour("inputs"), _("tf.data: batches"))
     arrow(axes, (1.9, 1.1), (2.98, 1.1), COLOURS["travels"], 2.6)
     label(axes, 2.42, 1.33, travels, size=9, color=TRAVELS_INK, weight="bold")
     box(axes, 2.85, 0.1, 4.25, 2.8)
-    label(axes, 4.97, 2.7, "TPU chip", weight="bold")
+    label(axes, 4.97, 2.7, _("TPU chip"), weight="bold")
     box(axes, 2.98, 0.25, 1.5, 2.25)
-    label(axes, 3.73, 2.33, "HBM: memory", size=9.5)
+    label(axes, 3.73, 2.33, _("HBM: memory"), size=9.5)
     for k, (text, what) in enumerate(inside["HBM"]):
         box(axes, 3.08, 1.8 - 0.47 * k, 1.3, 0.38, colour(what), text)
     box(axes, 4.9, 1.9, 2.08, 0.6, colour("compute"))
     look = {"size": 9.5, "color": "white"}
-    label(axes, 5.94, 2.2, f"vector unit\n{inside['vector unit']}", **look)
+    words = _("vector unit\n{what}", what=inside["vector unit"])
+    label(axes, 5.94, 2.2, words, **look)
     box(axes, 4.9, 0.25, 2.08, 1.45)
-    label(axes, 6.36, 0.98, f"matrix unit\n{inside['matrix unit']}", size=9.5)
+    words = _("matrix unit\n{what}", what=inside["matrix unit"])
+    label(axes, 6.36, 0.98, words, size=9.5)
     for row in range(12):
         for column in range(12):
             corner = 4.99 + 0.068 * column, 0.57 + 0.068 * row
@@ -196,8 +217,12 @@ def float_formats(formats: dict, title: str) -> Figure:
         low = 0.7 * (len(formats) - row) - 0.45
         axes.text(0.04, low + 0.12, name, va="center", weight="bold", size=10.5)
         left = 1.02
-        parts = (("sign", 1, MUTED), ("exponent: range", exponent, INK))
-        for what, bits, fill in (*parts, ("fraction: precision", fraction, "white")):
+        parts = (
+            (_("sign"), 1, MUTED),
+            (_("exponent: range"), exponent, INK),
+            (_("fraction: precision"), fraction, "white"),
+        )
+        for what, bits, fill in parts:
             for bit in range(bits):
                 place = left + 0.19 * bit, low
                 look: dict[str, Any] = {"facecolor": fill, "edgecolor": INK}
@@ -205,9 +230,9 @@ def float_formats(formats: dict, title: str) -> Figure:
                     look["edgecolor"] = "white"
                 axes.add_patch(Rectangle(place, 0.19, 0.24, lw=0.8, **look))
             words = f"{what}, {bits}" if row == 0 else str(bits)
-            if what == "sign" and row == 0:
-                label(axes, left + 0.02, low + 0.37, "sign", size=9.5)
-            elif what != "sign":
+            if fill == MUTED and row == 0:  # to the left, where there is room
+                label(axes, left + 0.03, low + 0.37, what, size=9.5, ha="right")
+            elif fill != MUTED:
                 label(axes, left + 0.095 * bits, low + 0.37, words, size=9.5)
             left += 0.19 * bits
     return figure

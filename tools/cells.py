@@ -23,6 +23,13 @@ sys.meta_path[:] = [finder for finder in sys.meta_path if 'editable' not in str(
 """
 
 
+def in_both_languages(root=ROOT):
+    """Yield each notebook's path and short name: "00", and "fr/00" of the French."""
+    for path in sorted((root / "notebooks").glob("*.ipynb")):
+        yield path, path.stem[:2]
+        yield path.parent / "fr" / path.name, f"fr/{path.stem[:2]}"
+
+
 def set_up_elsewhere(folder, repository="OWNER/NAME", revision="main"):
     """Return what a notebook's set-up cell says in `folder` where the course is not
     installed; `installed/` gets it.

@@ -1,11 +1,13 @@
 """What works together: strategy, way of training, option. Each combination is run in a
 process of its own.
 
-usage: python -m tools.compatibility             run all here, store what is seen, and
-       write docs/compatibility.md python -m tools.compatibility --check     run all
-       here, change nothing; exit with 1 where something else is seen python -m
-       tools.compatibility WORDS ...   run those whose names hold all the words, and
-       print what is seen
+usage: python -m tools.compatibility
+           run all here, store what is seen, and write docs/compatibility.md
+       python -m tools.compatibility --check [WORDS ...]
+           run all here, or those whose names hold all the words; change nothing; exit
+           with 1 where something else is seen
+       python -m tools.compatibility WORDS ...
+           run those whose names hold all the words, and print what is seen
 
 "Here" is the environment whose Python runs this: what is seen is stored under its
 versions of TensorFlow and Keras. ✓ means: 8 steps end with the weights of 8 plain steps
@@ -423,13 +425,11 @@ def main(arguments):
     parser.add_argument("words", nargs="*", help="of a combination's name")
     parser.add_argument("--check", action="store_true", help="change nothing")
     options = parser.parse_args(arguments)
-    if options.words and options.check:
-        parser.error("--check looks at all combinations: leave the words out")
     if not chosen(options.words):
         parser.error(f"no combination's name holds {' and '.join(options.words)}")
     found = look(options.words)
     stored = json.loads(STORED.read_text(encoding="utf-8")) if STORED.exists() else {}
-    if options.words:
+    if options.words and not options.check:
         for combination, said in found.items():
             print(f"{combination}: {said}")
         return 0

@@ -26,6 +26,8 @@ import unicodedata
 import nbformat
 import polib
 
+from tools import messages
+from tools.messages import is_usable
 from tools.publish import slug
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
@@ -336,11 +338,6 @@ def messages_of(path):
             yield cell.id, message
 
 
-def is_usable(entry):
-    """Return whether a translation may be shown: it is there and not fuzzy."""
-    return bool(entry.msgstr) and "fuzzy" not in entry.flags
-
-
 def updated(old, wanted):
     """Return a catalogue with the wanted messages, in their order.
 
@@ -385,15 +382,26 @@ def catalogue_path(path):
     return CATALOGUES / f"{path.stem}.po"
 
 
+def packages_path():
+    """Return where the catalogue of what the packages print and draw is."""
+    return CATALOGUES / f"{messages.NAME}.po"
+
+
 def extract():
     CATALOGUES.mkdir(parents=True, exist_ok=True)
     for path in sources():
         place = catalogue_path(path)
-        found = updated(catalogue(place), [*messages_of(path)])
-        found.save(str(place))
-        print(
-            f"{place.name}: {len(found)} messages, {len(missing(found))} to translate"
-        )
+        save(updated(catalogue(place), [*messages_of(path)]), place)
+    place = packages_path()
+    wanted = [(None, text) for text in messages.extracted()]
+    found = updated(catalogue(place), wanted)
+    messages.describe(found)
+    save(found, place)
+
+
+def save(found, place):
+    found.save(str(place))
+    print(f"{place.name}: {len(found)} messages, {len(missing(found))} to translate")
 
 
 def missing(found):
@@ -511,7 +519,12 @@ class Links:
 
 
 def build():
-    """Write notebooks/fr and README.fr.md; outputs stay where a cell is unchanged."""
+    """Write notebooks/fr, README.fr.md and the compiled catalogue of the packages.
+
+    Outputs stay where a cell is unchanged.
+    """
+    messages.COMPILED.parent.mkdir(parents=True, exist_ok=True)
+    messages.COMPILED.write_bytes(messages.compiled(catalogue(packages_path())))
     texts, notebooks = {}, {}
     for path in sources():
         found = catalogue(catalogue_path(path))
@@ -587,13 +600,7 @@ FORBIDDEN = (  # of FRENCH.md: machine translation's words for terms of this fie
 def problems_of(path):
     """Yield what is wrong with the catalogue of a notebook or a page."""
     found = catalogue(catalogue_path(path))
-    present = {(entry.msgctxt, entry.msgid) for entry in found}
-    for context, message in messages_of(path):
-        if (context, message) not in present:
-            yield f"{context}: not extracted: {message[:50]!r}"
-    if found.metadata.get(FINISHED) == "yes":
-        for entry in missing(found):
-            yield f"{entry.msgctxt}: not translated: {entry.msgid[:50]!r}"
+    yield from problems_of_extent(found, [*messages_of(path)])
     for entry in found:
         if is_usable(entry):
             for problem in problems_of_entry(entry, path.suffix == ".ipynb"):
@@ -602,11 +609,54 @@ def problems_of(path):
         yield from problems_of_cells(path, found)
 
 
-def problems_of_entry(entry, is_notebook):
+def problems_of_extent(found, wanted):
+    """Yield what a catalogue has not, of all these (context, message)."""
+    present = {(entry.msgctxt, entry.msgid) for entry in found}
+    for context, message in wanted:
+        if (context, message) not in present:
+            yield f"{context}: not extracted: {message[:50]!r}"
+    if found.metadata.get(FINISHED) == "yes":
+        for entry in missing(found):
+            yield f"{entry.msgctxt}: not translated: {entry.msgid[:50]!r}"
+
+
+def problems_of_packages():
+    """Yield what is wrong with what the packages print and draw."""
+    found = catalogue(packages_path())
+    yield from problems_of_extent(
+        found, [(None, text) for text in messages.extracted()]
+    )
+    for entry in found:
+        if is_usable(entry):
+            for problem in problems_of_message(entry):
+                yield f"{problem}: {entry.msgid[:50]!r}"
+    if messages.COMPILED.read_bytes() != messages.compiled(found):
+        yield "the compiled catalogue is not this one: build it"
+
+
+def problems_of_message(entry):
+    """Yield what is wrong with a translation of a message of the packages."""
+    if messages.is_source(entry):
+        try:
+            check_code(entry.msgid, entry.msgstr)
+        except (Problem, SyntaxError) as problem:
+            yield str(problem)
+        return
+    yield from forbidden_words(entry)
+    wanted, given = messages.fields(entry.msgid), messages.fields(entry.msgstr)
+    if not entry.msgid_plural and wanted != given:
+        yield f"fields {given} instead of {wanted}"
+
+
+def forbidden_words(entry):
     plain = re.sub(r"`[^`]*`|\]\([^)]*\)", " ", entry.msgstr.lower())
     for word in FORBIDDEN:
         if re.search(rf"\b{word}(s|e|es|r)?\b", plain):
             yield f"the word {word!r}"
+
+
+def problems_of_entry(entry, is_notebook):
+    yield from forbidden_words(entry)
     try:
         check_markdown(entry.msgid, entry.msgstr)
         check_numbers(entry.msgid, entry.msgstr)
@@ -638,17 +688,16 @@ def problems_of_cells(path, found):
 
 def check():
     """Print the state of each catalogue; return whether anything is wrong."""
-    failed = False
-    for path in sources():
-        found = catalogue(catalogue_path(path))
-        fuzzy = [entry for entry in found if "fuzzy" in entry.flags]
-        empty = [entry for entry in found if not entry.msgstr]
-        line = f"{path.stem}: {len(found)} messages, {len(empty)} missing"
-        print(f"{line}, {len(fuzzy)} fuzzy")
-        for problem in problems_of(path):
-            failed = True
+    problems = {catalogue_path(path): [*problems_of(path)] for path in sources()}
+    problems[packages_path()] = [*problems_of_packages()]
+    for place, found_problems in problems.items():
+        found = catalogue(place)
+        fuzzy = sum("fuzzy" in entry.flags for entry in found)
+        empty = len(missing(found)) - fuzzy
+        print(f"{place.stem}: {len(found)} messages, {empty} missing, {fuzzy} fuzzy")
+        for problem in found_problems:
             print(f"  {problem}")
-    return failed
+    return any(problems.values())
 
 
 def main(arguments):

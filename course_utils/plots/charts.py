@@ -5,6 +5,7 @@ need.
 import itertools
 import math
 
+from course_utils.language import translated as _
 from course_utils.plots import style
 from course_utils.plots.style import INK, Figure, number, styled
 
@@ -12,7 +13,9 @@ from course_utils.plots.style import INK, Figure, number, styled
 def needs(name: str, values) -> None:
     """Raise ValueError unless there is something to draw in each panel."""
     if not values or not all(values if isinstance(values, list) else [values]):
-        raise ValueError(f"{name}={values!r}: give at least one")
+        raise ValueError(
+            _("{name}={values!r}: give at least one", name=name, values=values)
+        )
 
 
 def _for_each_panel(name, option, panels, several):
@@ -22,12 +25,12 @@ def _for_each_panel(name, option, panels, several):
     if not isinstance(option, list):
         return [option] * panels
     if not several or len(option) != panels:
-        what = (
-            f"a list of {panels}, one entry a panel"
-            if several
-            else "no list, since curves is one panel"
+        what = _("no list, since curves is one panel")
+        if several:
+            what = _("a list of {panels}, one entry a panel", panels=panels)
+        raise ValueError(
+            _("{name}={option!r}: must be {what}", name=name, option=option, what=what)
         )
-        raise ValueError(f"{name}={option!r}: must be {what}")
     return option
 
 
@@ -100,8 +103,11 @@ def lines(  # noqa: PLR0913
         for limits in options[3]
     ):
         raise ValueError(
-            f"ylim={ylim!r}: must be a pair (low, high), or with several panels a list "
-            "of pairs"
+            _(
+                "ylim={ylim!r}: must be a pair (low, high), or with several panels a "
+                "list of pairs",
+                ylim=ylim,
+            )
         )
     figure, (row,) = style.new_axes(
         title, height, ncols=len(panels), squeeze=False, sharey=isinstance(y, str)
@@ -138,7 +144,11 @@ def lines(  # noqa: PLR0913
         strokes = (":", "-", "-.", "--")
         if len(levels or {}) > len(strokes):
             raise ValueError(
-                f"across={levels!r}: at most {len(strokes)} lines can be told apart"
+                _(
+                    "across={levels!r}: at most {most} lines can be told apart",
+                    levels=levels,
+                    most=len(strokes),
+                )
             )
         for k, (label, value) in enumerate((levels or {}).items()):
             handles[label] = axes.axhline(
@@ -152,8 +162,8 @@ def lines(  # noqa: PLR0913
             10 // len(row),
         )
         axes.set(
-            xlabel=xlabel,
-            ylabel=ylabel if axes is row[0] or not isinstance(y, str) else "",
+            xlabel=_(xlabel),
+            ylabel=_(ylabel) if axes is row[0] or not isinstance(y, str) else "",
             title=name or "",
         )
         for text, value in (places or {}).items():
@@ -180,8 +190,8 @@ def _name_curves(axes, curves, handles, log, levels):
     """
     ends = {label: list(points.items())[-1] for label, points in curves.items()}
     ends = {label: (x, _spread([y])[0][0]) for label, (x, y) in ends.items()}
-    last = max(x for x, _ in ends.values())
-    if len(curves) > 5 or any(x != last or not label for label, (x, _) in ends.items()):
+    last = max(x for x, y in ends.values())
+    if len(curves) > 5 or any(x != last or not label for label, (x, y) in ends.items()):
         return False
     place = (axes.transScale + axes.transLimits).transform
     heights = sorted(place(end)[1] for end in ends.values())
@@ -266,7 +276,9 @@ def bars(
 
     needs("values", values)
     if len(across or {}) > 1:
-        raise ValueError(f"across={across!r}: bars take one line at most")
+        raise ValueError(
+            _("across={across!r}: bars take one line at most", across=across)
+        )
     ((line, most),) = (across or {"": np.inf}).items()
     table = [
         parts if isinstance(parts, dict) else {"": parts} for parts in values.values()
@@ -324,16 +336,14 @@ def bars(
 
 def _rows(axes, names, unit):
     """Draw named rows from the top down, and a horizontal axis with its unit."""
-    axes.set_yticks(range(len(names)), names, color=INK)
+    axes.set_yticks(range(len(names)), [_(name) for name in names], color=INK)
     axes.invert_yaxis()
     axes.grid(axis="y", visible=False)
-    axes.set(xlabel=unit)
+    axes.set(xlabel=_(unit))
 
 
 @styled()
-def timeline(
-    rows: dict, title: str, labels: dict, unit: str = "milliseconds"
-) -> Figure:
+def timeline(rows: dict, title: str, labels: dict, unit: str = "") -> Figure:
     """Draw who does what when.
 
     Args:
@@ -342,7 +352,7 @@ def timeline(
             such as a number.
         title: the finding.
         labels: `{what: word}` for the legend.
-        unit: of the time.
+        unit: of the time; milliseconds by default.
     """
     from matplotlib.patches import Patch
 
@@ -368,7 +378,7 @@ def timeline(
                 color=style.ink_on(style.colour(what)),
                 fontsize=9,
             )
-    _rows(axes, list(rows), unit)
+    _rows(axes, list(rows), unit or _("milliseconds"))
     axes.set_xlim(left=0)
     style.legend(
         figure,

@@ -1,7 +1,8 @@
 """The drawings that several notebooks share: a training step, pictures in a grid."""
 
-from typing import Any
+from typing import Any, NamedTuple
 
+from course_utils.language import marked, translated as _
 from course_utils.plots.style import (
     COLOURS,
     INK,
@@ -17,6 +18,101 @@ from course_utils.plots.style import (
 )
 
 
+class Row(NamedTuple):
+    """A row of a training step's drawing.
+
+    Attributes:
+        colour: a key of COLOURS.
+        name: what `numbers` calls it.
+        text, short: what its box says where there is room, and where there is little.
+        code: what does it, beside a single device.
+    """
+
+    colour: str
+    name: str
+    text: str
+    short: str
+    code: str
+
+
+STEP = (
+    Row(
+        "inputs",
+        "examples",
+        marked("{count} examples"),
+        marked("{count} examples"),
+        "images, labels",
+    ),
+    Row(
+        "activations",
+        "activations",
+        marked("forward: activations"),
+        marked("activations"),
+        "model(images, training=True)",
+    ),
+    Row(
+        "gradients",
+        "gradients",
+        marked("backward: gradients"),
+        marked("gradients"),
+        "tape.gradient(loss, …)",
+    ),
+    Row("travels", "", "", "", ""),
+    Row(
+        "gradients",
+        "batch's gradient",
+        marked("batch's gradient"),
+        marked("batch's gradient"),
+        "",
+    ),
+    Row(
+        "optimizer",
+        "moments",
+        marked("optimizer: moments"),
+        marked("moments"),
+        "optimizer.apply_gradients(…)",
+    ),
+    Row(
+        "weights",
+        "new weights",
+        marked("update: new weights"),
+        marked("new weights"),
+        "model.trainable_variables",
+    ),
+)
+
+
+def _for_each_device(examples, devices):
+    sizes = [examples] * len(devices)
+    if isinstance(examples, (list, tuple)):
+        sizes = list(examples)
+    if len(sizes) != len(devices):
+        raise ValueError(
+            _(
+                "examples={examples!r}: must be one number, or one for each of the "
+                "{count} devices",
+                examples=examples,
+                count=len(devices),
+            )
+        )
+    return sizes
+
+
+def _rows_of_step(several, optimizer, numbers):
+    """Return the rows to be drawn, among which are those that `numbers` names."""
+    rows = [row for row in STEP if optimizer or row.colour != "optimizer"]
+    if not several:
+        rows = [row for row in rows if row.code]
+    if unknown := set(numbers) - {row.name for row in rows}:
+        raise ValueError(
+            _(
+                "numbers: no box is called {names}",
+                names=_(" or ").join(map(repr, sorted(unknown))),
+            )
+        )
+    return rows
+
+
 @styled()
 def training_step(
     devices: list,
@@ -25,7 +121,7 @@ def training_step(
     gradient_bytes: int = 0,
     optimizer: bool = True,
     numbers: dict | None = None,
-    combined: str = "averaged",
+    combined: str = "",
 ) -> Figure:
     """Draw one training step, a column for each device.
 
@@ -40,38 +136,12 @@ def training_step(
         optimizer: whether the update goes through moments.
         numbers: `{"gradients": [text, one a device], …}`, to stand in these boxes
             instead of their names.
-        combined: what the all-reduce does: "averaged" or "added up".
+        combined: what the all-reduce does with gradients; "averaged" by default.
     """
-    sizes = (
-        list(examples)
-        if isinstance(examples, (list, tuple))
-        else [examples] * len(devices)
-    )
-    if len(sizes) != len(devices):
-        raise ValueError(
-            f"examples={examples!r}: must be one number, or one for each of the "
-            f"{len(devices)} devices"
-        )
+    sizes = _for_each_device(examples, devices)
     several = len(devices) > 1
-    rows = [
-        ("inputs", "{} examples", "images, labels"),
-        ("activations", "forward: activations", "model(images, training=True)"),
-        ("gradients", "backward: gradients", "tape.gradient(loss, …)"),
-        ("travels", "", ""),
-        ("gradients", "batch's gradient", ""),
-        ("optimizer", "optimizer: moments", "optimizer.apply_gradients(…)"),
-        ("weights", "update: new weights", "model.trainable_variables"),
-    ]
-    rows = [
-        row
-        for row in rows
-        if (several or row[2]) and (optimizer or row[0] != "optimizer")
-    ]
-    numbers, names = numbers or {}, [text.split(": ")[-1] for _, text, _ in rows]
-    if unknown := set(numbers) - set(names):
-        raise ValueError(
-            f"numbers: no box is called {' or '.join(map(repr, sorted(unknown)))}"
-        )
+    numbers = numbers or {}
+    rows = _rows_of_step(several, optimizer, numbers)
     height = 0.7 + 0.56 * len(rows)
     bottoms = [height - 0.95 - 0.56 * k for k in range(len(rows))]
     figure, axes = canvas(title, height)
@@ -80,46 +150,28 @@ def training_step(
         axes, devices, side, side, width, height - 2 * side
     ):
         middle = left + span / 2
-        for k, ((what, text, code), bottom) in enumerate(
-            zip(rows, bottoms, strict=True)
-        ):
+        for k, (row, bottom) in enumerate(zip(rows, bottoms, strict=True)):
             if k:
                 look: dict[str, Any] = {}
-                if "travels" in (what, rows[k - 1][0]):
+                if "travels" in (row.colour, rows[k - 1].colour):
                     look = {"fill": COLOURS["travels"], "width": 2.4}
                 arrow(axes, (middle, bottoms[k - 1]), (middle, bottom + 0.36), **look)
-            if what != "travels":
-                words = text.format(sizes[index])
-                short = words.split(": ")[-1]
-                words = (
-                    numbers[short][index]
-                    if short in numbers
-                    else short
-                    if len(devices) > 2
-                    else words
-                )
-                box(
-                    axes,
-                    left + inset,
-                    bottom,
-                    span - 2 * inset,
-                    0.36,
-                    colour(what),
-                    words,
-                )
+            if row.colour != "travels":
+                words = _(row.short if len(devices) > 2 else row.text)
+                if row.name in numbers:
+                    words = numbers[row.name][index]
+                words = words.replace("{count}", str(sizes[index]))
+                place = left + inset, bottom, span - 2 * inset, 0.36
+                box(axes, *place, colour(row.colour), words)
             if not several:
-                axes.text(
-                    3.9,
-                    bottom + 0.18,
-                    code,
-                    va="center",
-                    family="monospace",
-                    color=MUTED,
-                )
+                look = {"va": "center", "family": "monospace", "color": MUTED}
+                axes.text(3.9, bottom + 0.18, row.code, **look)
     if several:
-        text = (
-            f"all-reduce: {gradient_bytes / 2**20:.1f} MiB of gradients from each "
-            f"device, {combined}, back to each"
+        text = _(
+            "all-reduce: {size:.1f} MiB of gradients from each device, {combined}, "
+            "back to each",
+            size=gradient_bytes / 2**20,
+            combined=combined or _("averaged"),
         )
         bar = side + inset, bottoms[3], width - 2 * inset, 0.36
         box(axes, *bar, COLOURS["travels"], text, weight="bold")

@@ -8,6 +8,7 @@ import base64
 import html
 from collections.abc import Sequence
 
+from course_utils.language import translated as _
 from course_utils.plots.style import INK, ink_on
 
 FONT = "DejaVu Sans, Verdana, sans-serif"
@@ -118,7 +119,7 @@ class Motion:
         self.always(text(10, 20, title, size=17, anchor="start", bold=True))
 
     def __repr__(self) -> str:
-        return f"In motion: {self.title}"
+        return _("In motion: {title}", title=self.title)
 
     def always(self, *shapes: str) -> None:
         """Draw what never changes."""
@@ -139,8 +140,12 @@ class Motion:
         for start, end in spans:
             if not 0 <= start < end <= self.seconds:
                 raise ValueError(
-                    f"spans={spans!r}: each must start before it ends, within 0 and "
-                    f"{self.seconds} seconds"
+                    _(
+                        "spans={spans!r}: each must start before it ends, within 0 "
+                        "and {seconds} seconds",
+                        spans=spans,
+                        seconds=self.seconds,
+                    )
                 )
             times = (
                 f'begin="a.begin+{_short(start, 2)}s" dur="{_short(end - start, 2)}s"'
@@ -157,7 +162,7 @@ class Motion:
         """Draw shapes that replace each other: (from when on, shape); the last stays to
         the end.
         """
-        ends = [start for start, _ in values[1:]] + [self.seconds]
+        ends = [start for start, shape in values[1:]] + [self.seconds]
         for (start, shape), end in zip(values, ends, strict=True):
             if start < end:
                 self.during([(start, end)], shape)
@@ -217,7 +222,7 @@ class Motion:
         """
         data = base64.b64encode(self.svg().encode()).decode()
         return (
-            f'<img alt="In motion: {html.escape(self.title)}" '
+            f'<img alt="{html.escape(repr(self))}" '
             f'width="{_short(self.width)}" src="data:image/svg+xml;base64,{data}">'
         )
 

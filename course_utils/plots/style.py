@@ -7,6 +7,7 @@ import textwrap
 from typing import TYPE_CHECKING, Any
 
 from course_utils.arguments import one_of
+from course_utils.language import marked, translated as _
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -51,6 +52,9 @@ STYLE = {
     "legend.frameon": False,
     "lines.linewidth": 2,
 }
+UNITS = (marked("KiB"), marked("MiB"), marked("GiB"), marked("GB"))
+"""Units of axes that have other names in other languages."""
+
 LOOKS = {  # of curves whose look means something, besides the colours themselves
     "reference": {"color": MUTED, "linestyle": ":", "marker": ""},
     # what other curves should lie upon
@@ -101,7 +105,10 @@ def colour(what: str) -> str:
 def _known(chosen, labels):
     if unknown := set(chosen or {}) - set(labels):
         raise ValueError(
-            f"looks: nothing is called {' or '.join(map(repr, sorted(unknown)))}"
+            _(
+                "looks: nothing is called {names}",
+                names=_(" or ").join(map(repr, sorted(unknown))),
+            )
         )
     return dict(chosen or {})
 
@@ -125,8 +132,12 @@ def curve_looks(labels: list, chosen: dict | None = None) -> dict[str, dict]:
     ]
     if len(labels) - len(chosen) > len(free):
         raise ValueError(
-            f"{len(labels)} curves: at most {len(free)} can be told apart; draw fewer, "
-            "or two figures"
+            _(
+                "{count} curves: at most {most} can be told apart; draw fewer, or two "
+                "figures",
+                count=len(labels),
+                most=len(free),
+            )
         )
     return {label: looks.get(label) or free.pop(0) for label in labels}
 
@@ -142,8 +153,11 @@ def bar_looks(labels: list, chosen: dict | None = None) -> dict[str, dict]:
     for label in labels:
         if label not in chosen and not hatches:
             raise ValueError(
-                f"{len(labels)} kinds of bars: at most 6 without a colour can be told "
-                "apart"
+                _(
+                    "{count} kinds of bars: at most 6 without a colour can be told "
+                    "apart",
+                    count=len(labels),
+                )
             )
         hatch = "" if label in chosen else hatches.pop(0)
         looks[label] = {
@@ -176,9 +190,9 @@ def ink_on(fill: Any) -> str:
     return max("white", INK, key=lambda ink: contrast(ink, fill))
 
 
-def number(value: float, _=None) -> str:
+def number(value: float, place=None) -> str:
     """Return a number with three digits that count, or more before the point: 0.4,
-    26.5, 12,345.
+    26.5, 12,345. place: of a tick, which matplotlib gives, is not read.
     """
     return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"
 
@@ -246,7 +260,8 @@ def legend(figure: Figure, handles: dict, fewest: int = 2) -> None:
     if len(handles) < fewest:
         return
     columns = max(1, min(len(handles), 92 // (max(map(len, handles)) + 7)))
-    figure.legend(handles.values(), handles, loc="outside lower center", ncols=columns)
+    names = [_(label) for label in handles]
+    figure.legend(handles.values(), names, loc="outside lower center", ncols=columns)
 
 
 def canvas(title: str, height: float) -> tuple:
@@ -322,7 +337,7 @@ def device_row(
                 axes,
                 middle,
                 bottom + 0.75 * height,
-                f"…\n{len(names) - 3} more",
+                _("…\n{count} more", count=len(names) - 3),
                 color=MUTED,
             )
             continue

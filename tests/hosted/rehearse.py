@@ -2,8 +2,8 @@
 
 The set-up cell installs the course; then each notebook runs alone in an empty folder.
 
-usage: python -m tests.hosted.rehearse colab|kaggle [NN ...]
-       all notebooks, or those with these numbers
+usage: python -m tests.hosted.rehearse colab|kaggle [NN ...] [fr/NN ...]
+       all notebooks in both languages, or those with these numbers
 
 `make hosted` runs this with the host's packages, among which there is no
 course_utils. A local git repository, made from this working tree and published as
@@ -20,6 +20,7 @@ import sys
 import tempfile
 
 from tools import publish
+from tools.cells import in_both_languages
 
 HERE = pathlib.Path(__file__).resolve().parent
 ROOT = HERE.parent.parent
@@ -72,15 +73,16 @@ def set_up_cell(origin):
     return "".join(next(cell["source"] for cell in cells if cell["id"] == "set-up"))
 
 
-def main(host, *numbers):
+def main(host, *chosen):
     with tempfile.TemporaryDirectory() as name:
         folder = pathlib.Path(name)
         origin, content = folder / "somebody" / "course", folder / "content"
         published(origin)
-        for path in sorted((origin / "notebooks").glob("*.ipynb")):
-            if not numbers or path.stem[:2] in numbers:
-                (content / path.stem).mkdir(parents=True)
-                shutil.copy(path, content / path.stem)
+        for path, name in in_both_languages(origin):
+            if not chosen or name in chosen:
+                place = content / name.replace("/", "-")
+                place.mkdir(parents=True)
+                shutil.copy(path, place)
         (folder / "gitconfig").write_text(
             f'[url "file://{folder}/"]\n  insteadOf = https://github.com/\n'
         )

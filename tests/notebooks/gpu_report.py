@@ -12,8 +12,7 @@ import pathlib
 import sys
 import threading
 
-from course_utils import devices
-from course_utils import report as found
+from course_utils import devices, report as found
 from tools import refresh
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]

@@ -1,7 +1,7 @@
 """Run every notebook with `DATASET = "mnist"` on a stand-in for MNIST.
 
-usage: python -m tests.notebooks.mnist [--data] [NN ...]
-       all notebooks, or those with these numbers; some fifteen minutes
+usage: python -m tests.notebooks.mnist [--data] [NN ...] [fr/NN ...]
+       all notebooks in both languages, or those with these numbers; half an hour
        --data: only up to each one's first proof that is made with the data; some
        three minutes (in CI)
 
@@ -21,6 +21,7 @@ import tempfile
 import numpy as np
 
 from course_utils.data import load_digits
+from tools.cells import in_both_languages
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 
@@ -99,14 +100,12 @@ def main(words):
         folder = pathlib.Path(name)
         stand_in(folder / "keras" / "datasets" / "mnist.npz")
         (folder / "notebooks").mkdir()
-        for path in sorted((ROOT / "notebooks").glob("*.ipynb")):
-            own_data = "DATASET = " not in path.read_text(
-                encoding="utf-8"
-            )  # 06 has the reader's
-            if not own_data and (not names or path.stem[:2] in names):
-                (folder / "notebooks" / path.name).write_text(
-                    on_mnist(path, data_only), encoding="utf-8"
-                )
+        for path, short in in_both_languages():
+            # 06 has the reader's data
+            own_data = "DATASET = " not in path.read_text(encoding="utf-8")
+            if not own_data and (not names or short in names):
+                place = folder / "notebooks" / f"{short.replace('/', '-')}.ipynb"
+                place.write_text(on_mnist(path, data_only), encoding="utf-8")
         (folder / "site").mkdir()
         (folder / "site" / "sitecustomize.py").write_text(ACCEPTED)
         env = os.environ | {

@@ -19,6 +19,10 @@ def test_nothing_is_wrong_with_a_catalogue(path):
     assert [*translate.problems_of(path)] == []
 
 
+def test_nothing_is_wrong_with_what_the_packages_say():
+    assert [*translate.problems_of_packages()] == []
+
+
 @pytest.mark.parametrize("path", NOTEBOOKS, **by_name)
 def test_a_french_notebook_is_what_the_catalogue_builds(path):
     """Nobody has edited it; it has the English one's cells, ids and tags, and ran."""
@@ -77,6 +81,42 @@ def test_a_gate_closes(english, french, problem):
     entry = polib.POEntry(msgctxt="cell", msgid=english, msgstr=french)
     (found,) = translate.problems_of_entry(entry, is_notebook=True)
     assert problem in found
+
+
+@pytest.mark.parametrize(
+    "english, french, is_source, problem",
+    [
+        ("{count} of {whole}", "{count} sur {all}", False, "fields"),
+        ("{share:.0%} of it", "{share:.1%} de cela", False, "fields"),
+        ("A training.", "Une formation.", False, "'formation'"),
+        (
+            "def one():\n    return 1",
+            "def un():\n    return 1",
+            True,
+            "another program",
+        ),
+    ],
+)
+def test_a_gate_of_the_packages_closes(english, french, is_source, problem):
+    entry = polib.POEntry(msgid=english, msgstr=french)
+    entry.occurrences = [] if is_source else [("course_utils/report.py", "")]
+    (found,) = translate.problems_of_message(entry)
+    assert problem in found
+
+
+def test_a_message_that_is_new_or_not_compiled_is_noticed(monkeypatch, tmp_path):
+    known = translate.catalogue(translate.packages_path())
+    known.remove(known[0])
+    known.metadata[translate.FINISHED] = "yes"
+    known[0].msgstr = ""
+    known.save(str(tmp_path / "packages.po"))
+    monkeypatch.setattr(translate, "CATALOGUES", tmp_path)
+    problems = [*translate.problems_of_packages()]
+    assert [problem.split(":")[1].strip() for problem in problems[:2]] == [
+        "not extracted",
+        "not translated",
+    ]
+    assert "the compiled catalogue is not this one" in problems[2]
 
 
 def test_another_program_is_no_translation():

@@ -588,6 +588,14 @@ def test_says_what_it_was_given_inside_the_figure_readably_and_leaves_no_trace(
     assert dict(rcParams) == defaults  # matplotlib's settings are as before
 
 
+@pytest.mark.parametrize("name", CASES)
+def test_french_words_fit_too(name, monkeypatch):
+    monkeypatch.setenv("COURSE_LANGUAGE", "fr")
+    figure, texts = drawn(name)
+    assert not outside(texts, figure.bbox) and not overlapping(texts)
+    assert name not in BOXED or not wider_than_their_box(figure, texts)
+
+
 def pale(figure, texts):
     """Texts that do not stand out from what is drawn behind them: less than 4.5 : 1."""
     found = []
