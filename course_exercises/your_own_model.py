@@ -41,10 +41,10 @@ def check_dataset(dataset: Callable[[int], Any]) -> None:
             raise TypeError(
                 _(
                     "dataset() must return tf.data.Dataset, and what it "
-                    "returns to {name} is {part}: {BATCH}",
+                    "returns to {name} is {part}: {example}",
                     name=name,
                     part=_words(part),
-                    BATCH=BATCH,
+                    example=BATCH,
                 )
             )
         _check_elements(part, name)
@@ -108,8 +108,10 @@ def check_model(model: Any) -> None:
 def _words(value):
     """Return what something is, in words."""
     if isinstance(value, (tuple, list)):
-        return (
-            f"a {type(value).__name__} of {len(value)} "
-            f"({', '.join(type(each).__name__ for each in value)})"
+        return _(
+            "a {kind} of {count} ({types})",
+            kind=type(value).__name__,
+            count=len(value),
+            types=", ".join(type(each).__name__ for each in value),
         )
     return "None" if value is None else _("of type {kind}", kind=type(value).__name__)

@@ -28,6 +28,7 @@ from course_launcher.network import SILENCE, Links, Network
 from course_launcher.outcomes import Outcome
 from course_launcher.packing import take_message
 from course_launcher.tf_config import build_tf_config
+from course_utils import language
 from course_utils.language import translated as _
 
 PR_SET_CHILD_SUBREAPER = 36
@@ -48,7 +49,7 @@ LONGEST_LINE = 4096
 """Bytes without an end of line that are passed on as if there was one."""
 AT_ONCE = 0.5
 """Seconds within which two failures may be one: a worker dies, and another one, which
-notices that first, raises because of it."""
+notices that first, raises because of it. On a busy machine a death is seen late."""
 SIGN_OF_LIFE = 1
 """Seconds after which the notebook hears from this process again."""
 READS = 64
@@ -208,6 +209,8 @@ def _do(job, notebook, method):
     """Start the workers, again where one has died, and tell how they ended."""
     sys.path[:] = job.search_path
     os.chdir(job.folder)
+    if language.VARIABLE in job.envs[0]:  # this process prints a line of its own, too
+        os.environ[language.VARIABLE] = job.envs[0][language.VARIABLE]
     deadline = Deadline(job)
     for attempt in range(job.restarts + 1):
         workers = _attempt(job, notebook, method, attempt, deadline)
@@ -222,7 +225,8 @@ def _do(job, notebook, method):
             attempt=attempt + 1,
             restarts=job.restarts,
         )
-        notebook.tell("line", f"{outcome}: {again}")
+        line = _("{outcome}: {again}", outcome=outcome, again=again)
+        notebook.tell("line", line)
     notebook.tell("ended", (failed, [worker.outcome for worker in workers]))
     for worker in workers:
         notebook.give(worker.value)
@@ -348,7 +352,7 @@ class Worker:
         self.output, output = multiprocessing.Pipe(duplex=False)
         self.result, result = multiprocessing.Pipe(duplex=False)
         self.open = {self.output: self._read_output, self.result: self._read_result}
-        os.environ.clear()  # this process needs none; the worker inherits what is set
+        os.environ.clear()  # what is set is for the worker, which inherits it
         os.environ.update(self.env)
         context: Any = multiprocessing.get_context(method)
         inherited = self.notebook.inherited(method)

@@ -557,7 +557,7 @@ class _Search:
         """Return why one device is not enough."""
         plans = (
             replace(self.base, global_batch_size=1, layers=costs, precision=kind)
-            for changes, costs, kind in self.ways
+            for _changes, costs, kind in self.ways
         )
         least = min(plan.largest_memory().total for plan in plans)
         if least <= self.memory_budget:

@@ -21,7 +21,7 @@ def chosen() -> str:
     """Return the language chosen by the environment variable COURSE_LANGUAGE, "en"
     without it; ValueError if the course does not speak it.
     """
-    language = os.environ.get(VARIABLE, LANGUAGES[0])
+    language = os.environ.get(VARIABLE) or LANGUAGES[0]
     if language not in LANGUAGES:
         raise ValueError(
             f"{VARIABLE}={language!r}: must be {' or '.join(map(repr, LANGUAGES))}"
@@ -41,7 +41,7 @@ def translated(text: str, /, **fields) -> str:
     text: English, a constant, so that it is found and put into the catalogue; with
         fields as in `str.format`, if any are given.
     """
-    if not text:
+    if text == "":
         return ""  # of which gettext says what the catalogue is
     found = _catalogue(chosen()).gettext(text)
     return found.format(**fields) if fields else found
@@ -63,5 +63,8 @@ def counted(number: float, singular: str, plural: str) -> str:
     """Return a number with its noun in the chosen language: "1 device", "1,024
     devices".
     """
-    noun = _catalogue(chosen()).ngettext(singular, plural, int(number))
+    many = int(number)
+    if many != number and chosen() == "en":
+        many = 2  # "1.5 bytes"; in French it is "1.5 octet"
+    noun = _catalogue(chosen()).ngettext(singular, plural, many)
     return f"{number:,} {noun}"

@@ -12,7 +12,13 @@ from course_utils.devices import (
     unfit_libtpu,
     version_of,
 )
-from course_utils.language import translated as _
+from course_utils.language import marked, translated as _
+
+NAMES = (
+    *(marked("system"), marked("CPU cores"), marked("memory"), marked("disk")),
+    *(marked("GPUs"), marked("TPUs"), marked("remedy")),
+)
+"""Of facts, which are keys: their names are translated where they are printed."""
 
 
 def memory() -> tuple[float, float]:
@@ -25,7 +31,7 @@ def memory() -> tuple[float, float]:
 
 def facts() -> dict[str, str]:
     """Return what is here, `{short name: short text}`; "remedy" where something is
-    wrong. Initialises no device.
+    wrong. The names are the same in all languages. Initialises no device.
     """
     total, free = memory()
     devices = tensorflow_facts()
@@ -37,10 +43,10 @@ def facts() -> dict[str, str]:
             installed("keras") and (version_of("keras") or version_of("keras-nightly"))
         )
         or _("not installed"),
-        _("system"): ", ".join(filter(None, [system, host()])),
-        _("CPU cores"): str(os.cpu_count()),
-        _("memory"): _("{total:.1f} GiB, {free:.1f} GiB free", total=total, free=free),
-        _("disk"): _("{free:.0f} GiB free", free=shutil.disk_usage(".").free / 2**30),
+        "system": ", ".join(filter(None, [system, host()])),
+        "CPU cores": str(os.cpu_count()),
+        "memory": _("{total:.1f} GiB, {free:.1f} GiB free", total=total, free=free),
+        "disk": _("{free:.0f} GiB free", free=shutil.disk_usage(".").free / 2**30),
     } | devices
 
 
@@ -53,12 +59,12 @@ def tensorflow_facts() -> dict[str, str]:
 
 
 def _version_and_devices():
-    unknown = {_("GPUs"): _("unknown"), _("TPUs"): _("unknown")}
+    unknown = {"GPUs": _("unknown"), "TPUs": _("unknown")}
     if problem := unfit_libtpu():
-        return _("not loaded"), unknown | {_("remedy"): problem}
+        return _("not loaded"), unknown | {"remedy": problem}
     if not installed("tensorflow"):
         return _("not installed"), unknown | {
-            _("remedy"): _("install requirements.txt (on a TPU: see notebook 04)")
+            "remedy": _("install requirements.txt (on a TPU: see notebook 04)")
         }
     try:
         import tensorflow as tf
@@ -69,7 +75,7 @@ def _version_and_devices():
             kind=type(problem).__name__,
             problem=problem,
         )
-        return _("broken"), unknown | {_("remedy"): remedy}
+        return _("broken"), unknown | {"remedy": remedy}
     gpus = tf.config.list_physical_devices("GPU")
     names = [
         tf.config.experimental.get_device_details(gpu).get("device_name", gpu.name)
@@ -81,8 +87,8 @@ def _version_and_devices():
         else _("none")
     )
     devices = {
-        _("GPUs"): ", ".join(names) or _("none"),
-        _("TPUs"): str(len(tf.config.list_physical_devices("TPU")) or no_tpu),
+        "GPUs": ", ".join(names) or _("none"),
+        "TPUs": str(len(tf.config.list_physical_devices("TPU")) or no_tpu),
     }
     return tf.__version__, devices if gpus else devices | _unused_gpu()
 
@@ -123,7 +129,6 @@ def _unused_gpu():
 
 def describe_environment() -> str:
     """Return the same as `facts`, as a table to print: one line a fact."""
-    lines = facts()
-    return "\n".join(
-        f"{name:<{max(map(len, lines))}}  {value}" for name, value in lines.items()
-    )
+    lines = {_(name): value for name, value in facts().items()}
+    width = max(map(len, lines))
+    return "\n".join(f"{name:<{width}}  {value}" for name, value in lines.items())

@@ -188,7 +188,7 @@ def inside_a_tpu(title: str, travels: str, inside: dict) -> Figure:
     box(axes, 2.98, 0.25, 1.5, 2.25)
     label(axes, 3.73, 2.33, _("HBM: memory"), size=9.5)
     for k, (text, what) in enumerate(inside["HBM"]):
-        box(axes, 3.08, 1.8 - 0.47 * k, 1.3, 0.38, colour(what), text)
+        box(axes, 3.08, 1.8 - 0.47 * k, 1.3, 0.38, colour(what), _(text))
     box(axes, 4.9, 1.9, 2.08, 0.6, colour("compute"))
     look = {"size": 9.5, "color": "white"}
     words = _("vector unit\n{what}", what=inside["vector unit"])

@@ -18,7 +18,7 @@ import subprocess
 import sys
 
 import course_launcher as launcher
-from course_utils import devices, errors, report
+from course_utils import devices, errors, language, report
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 NEEDED = (
@@ -164,7 +164,8 @@ def tensorflow():
         )
         return
     env = os.environ | {
-        "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
+        language.VARIABLE: "en",  # as all that is printed here
+        "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")]),
     }
     ways = {
         "capture_output": True,

@@ -7,6 +7,7 @@ translations/fr/packages.po; the compiled catalogue is in the wheel.
 
 import inspect
 import pathlib
+import re
 import string
 
 import polib
@@ -53,15 +54,19 @@ def describe(found: polib.POFile) -> None:
     for entry in found:
         plural, files = where[entry.msgid]
         entry.occurrences = [(name, "") for name in files]
-        if plural and not entry.msgid_plural:
+        if plural != entry.msgid_plural:
             entry.msgid_plural, entry.msgstr = plural, ""
-            entry.msgstr_plural = {0: "", 1: ""}
+            entry.msgstr_plural = {0: "", 1: ""} if plural else {}
+
+
+def forms(entry: polib.POEntry) -> list[str]:
+    """Return the French texts of an entry: one, or one for each number."""
+    return [*entry.msgstr_plural.values()] if entry.msgid_plural else [entry.msgstr]
 
 
 def is_usable(entry: polib.POEntry) -> bool:
     """Return whether a translation may be shown: it is there and not fuzzy."""
-    texts = [*entry.msgstr_plural.values()] if entry.msgid_plural else [entry.msgstr]
-    return all(texts) and "fuzzy" not in entry.flags
+    return all(forms(entry)) and "fuzzy" not in entry.flags
 
 
 def is_source(entry: polib.POEntry) -> bool:
@@ -71,13 +76,99 @@ def is_source(entry: polib.POEntry) -> bool:
 
 def fields(text: str) -> list[tuple]:
     """Return what a message is filled with: (name, format, conversion), in the order
-    of names; none where braces are no fields, as in a message that is not filled in.
+    of names. Other braces are names that no translation may change either; in a message
+    that is not filled in, they are counted.
     """
     try:
         parts = [*string.Formatter().parse(text)]
     except ValueError:
-        return []
-    return sorted(part[1:] for part in parts if (part[1] or "").isidentifier())
+        return [("{", str(text.count("{")), ""), ("}", str(text.count("}")), "")]
+    found = [part[1:] for part in parts if part[1] is not None]
+    return sorted(
+        (name, spec if str(name).isidentifier() else "", how or "")
+        for name, spec, how in found
+    )
+
+
+class Spoken:
+    """What the packages print, put into French from the English text itself.
+
+    For pages that quote it: a quoted line has the fields filled in.
+    """
+
+    def __init__(self, found: polib.POFile):
+        entries = [entry for entry in found if is_usable(entry) and entry.occurrences]
+        entries.sort(key=lambda entry: -len(entry.msgid))
+        self.known = {entry.msgid: entry.msgstr for entry in entries}
+        self.patterns = [
+            (*_pattern(entry.msgid), entry.msgstr)
+            for entry in entries
+            if "{" in entry.msgid
+        ]
+        self.nouns = {
+            noun: forms(entry)
+            for entry in entries
+            if entry.msgid_plural
+            for noun in (entry.msgid, entry.msgid_plural)
+        }
+
+    def line(self, text: str) -> str:
+        """Return a line in French from where its message begins: after an error's name,
+        after a worker's, or at its start.
+        """
+        process = "the process "
+        places = re.finditer(rf"^\w+Error: |worker \d+ |{process}", text)
+        for start in [*(place.end() for place in places), 0]:
+            french = self.message(text[start:], LETTERS)
+            if french and french != text[start:]:
+                before = text[:start].replace(process, self.known[process[:-1]] + " ")
+                return before + french
+        return text
+
+    def message(self, text: str, letters: int = 1) -> str:
+        """Return a message in French; "" if the packages say nothing like it.
+
+        letters: that the message has at least beside its fields: what has fewer fits
+            many texts. What fills a field may have few.
+        """
+        if text in self.known:
+            return self.known[text]
+        number, _space, noun = text.partition(" ")
+        if noun in self.nouns and number.replace(",", "").isdigit():
+            return f"{number} {self.nouns[noun][number not in ('0', '1')]}"
+        for pattern, names, own, french in self.patterns:
+            if own >= letters and (place := pattern.fullmatch(text)):
+                given = dict(zip(names, place.groups(), strict=True))
+                said = {
+                    name: self.message(part) or part for name, part in given.items()
+                }
+                return _filled(french, said)
+        return ""
+
+
+LETTERS = 6
+
+
+def _pattern(message):
+    """Return what a filled-in message looks like, the names of its fields, and how many
+    letters it has beside them.
+    """
+    parts, names, letters = "", [], 0
+    for literal, name, _spec, _how in string.Formatter().parse(message):
+        parts += re.escape(literal)
+        letters += sum(map(str.isalpha, literal))
+        if name is not None:
+            parts += "(.+?)"
+            names.append(name)
+    return re.compile(parts), names, letters
+
+
+def _filled(french, given):
+    parts = string.Formatter().parse(french)
+    return "".join(
+        literal + (given.get(name, "") if name else "")
+        for literal, name, _spec, _how in parts
+    )
 
 
 def compiled(found: polib.POFile) -> bytes:

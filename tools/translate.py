@@ -551,9 +551,22 @@ def build():
         text = texts[name][1]
         if name == "glossary.md":
             text = in_french_order(text)
+        if name == "errors.md":
+            text = quoted_in_french(text, messages.Spoken(catalogue(packages_path())))
         text = links.rewritten(text, name, french.startswith("notebooks/"))
         text = re.sub(r"\[Français\]\([^)]*\)", SWITCH[1], text)
         (ROOT / french).write_text(text, encoding="utf-8")
+
+
+def quoted_in_french(text, spoken):
+    """Return a page whose quoted errors, in fences, are French where the course says
+    them: so a reader finds them.
+    """
+
+    def replaced(fence):
+        return "\n".join(map(spoken.line, fence[0].split("\n")))
+
+    return re.sub(r"^```text\n.*?^```", replaced, text, flags=re.M | re.S)
 
 
 def in_french_order(text):
@@ -615,6 +628,8 @@ def problems_of_extent(found, wanted):
     for context, message in wanted:
         if (context, message) not in present:
             yield f"{context}: not extracted: {message[:50]!r}"
+    for context, message in present - set(wanted):
+        yield f"{context}: no longer there: {message[:50]!r}"
     if found.metadata.get(FINISHED) == "yes":
         for entry in missing(found):
             yield f"{entry.msgctxt}: not translated: {entry.msgid[:50]!r}"
@@ -630,7 +645,8 @@ def problems_of_packages():
         if is_usable(entry):
             for problem in problems_of_message(entry):
                 yield f"{problem}: {entry.msgid[:50]!r}"
-    if messages.COMPILED.read_bytes() != messages.compiled(found):
+    compiled = messages.COMPILED.exists() and messages.COMPILED.read_bytes()
+    if compiled != messages.compiled(found):
         yield "the compiled catalogue is not this one: build it"
 
 
@@ -642,21 +658,22 @@ def problems_of_message(entry):
         except (Problem, SyntaxError) as problem:
             yield str(problem)
         return
-    yield from forbidden_words(entry)
-    wanted, given = messages.fields(entry.msgid), messages.fields(entry.msgstr)
-    if not entry.msgid_plural and wanted != given:
-        yield f"fields {given} instead of {wanted}"
+    wanted = messages.fields(entry.msgid)
+    for french in messages.forms(entry):
+        yield from forbidden_words(french)
+        if messages.fields(french) != wanted:
+            yield f"fields {messages.fields(french)} instead of {wanted}"
 
 
-def forbidden_words(entry):
-    plain = re.sub(r"`[^`]*`|\]\([^)]*\)", " ", entry.msgstr.lower())
+def forbidden_words(french):
+    plain = re.sub(r"`[^`]*`|\]\([^)]*\)", " ", french.lower())
     for word in FORBIDDEN:
         if re.search(rf"\b{word}(s|e|es|r)?\b", plain):
             yield f"the word {word!r}"
 
 
 def problems_of_entry(entry, is_notebook):
-    yield from forbidden_words(entry)
+    yield from forbidden_words(entry.msgstr)
     try:
         check_markdown(entry.msgid, entry.msgstr)
         check_numbers(entry.msgid, entry.msgstr)

@@ -201,10 +201,10 @@ def _name_curves(axes, curves, handles, log, levels):
     if any(abs(line - height) < 0.06 for line in lines for height in heights):
         return False
     for label, end in ends.items():
-        _write_at(axes, label, end, (9, 0), "left", handles[label].get_color())
+        _write_at(axes, _(label), end, (9, 0), "left", handles[label].get_color())
     left = axes.get_xlim()[0]
     for label, value in (levels or {}).items():
-        _write_at(axes, label, (left, value), (4, 8), "left", INK)
+        _write_at(axes, _(label), (left, value), (4, 8), "left", INK)
     return True
 
 

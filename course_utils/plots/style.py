@@ -52,8 +52,16 @@ STYLE = {
     "legend.frameon": False,
     "lines.linewidth": 2,
 }
-UNITS = (marked("KiB"), marked("MiB"), marked("GiB"), marked("GB"))
-"""Units of axes that have other names in other languages."""
+NAMES = (
+    *(marked("KiB"), marked("MiB"), marked("GiB"), marked("GB")),
+    *(marked("inputs"), marked("activations"), marked("weights"), marked("gradients")),
+    *(marked("travels"), marked("optimizer"), marked("waiting"), marked("wrong")),
+    *(marked("compute"), marked("loss"), marked("accuracy"), marked("alone")),
+    *(marked("moments"), marked("accumulator")),
+)
+"""Units and names that notebooks' data bring to axes and legends, as keys: what is
+drawn of them is in the chosen language.
+"""
 
 LOOKS = {  # of curves whose look means something, besides the colours themselves
     "reference": {"color": MUTED, "linestyle": ":", "marker": ""},
@@ -259,8 +267,8 @@ def legend(figure: Figure, handles: dict, fewest: int = 2) -> None:
     handles = {label: handle for label, handle in handles.items() if label}
     if len(handles) < fewest:
         return
-    columns = max(1, min(len(handles), 92 // (max(map(len, handles)) + 7)))
     names = [_(label) for label in handles]
+    columns = max(1, min(len(names), 92 // (max(map(len, names)) + 7)))
     figure.legend(handles.values(), names, loc="outside lower center", ncols=columns)
 
 

@@ -97,6 +97,11 @@ def runs(pid):
     return False
 
 
+def rare(*values):
+    """A case that `nox -s soak` runs, and `make test` does not."""
+    return pytest.param(*values, marks=pytest.mark.slow)
+
+
 def gone(pids, seconds=30):
     """Whether these processes end within a time."""
     deadline = time.monotonic() + seconds
@@ -105,7 +110,7 @@ def gone(pids, seconds=30):
     return not any(map(runs, pids))
 
 
-@pytest.mark.parametrize("count", [1, 2, 4, 8])
+@pytest.mark.parametrize("count", [1, 2, rare(4), rare(8)])
 def test_results_come_back_in_the_workers_order(count):
     found = run_on_workers(
         lambda factor: (factor * index(), os.environ["TF_CONFIG"]), 10, workers=count
@@ -201,15 +206,17 @@ linux = pytest.mark.skipif(sys.platform != "linux", reason="forks on Linux only"
     [
         ({}, {"tensorflow", "keras"}),
         ({"KERAS_BACKEND": "jax"}, {"tensorflow", "keras"}),
-        (
+        rare(
             {
                 "KERAS_BACKEND": "jax",
                 "XLA_FLAGS": "--xla_force_host_platform_device_count=3",
             },
             {"tensorflow", "keras"},
         ),
-        ({"CUDA_VISIBLE_DEVICES": "0", "TF_CONFIG": "mine"}, {"tensorflow", "keras"}),
-        ({"TF_CPP_MIN_LOG_LEVEL": "1"}, {"tensorflow", "keras"}),
+        rare(
+            {"CUDA_VISIBLE_DEVICES": "0", "TF_CONFIG": "mine"}, {"tensorflow", "keras"}
+        ),
+        rare({"TF_CPP_MIN_LOG_LEVEL": "1"}, {"tensorflow", "keras"}),
         ({"PYTHONHASHSEED": "1"}, set()),
     ],
 )
@@ -233,6 +240,7 @@ def test_who_is_forked_and_who_is_fresh(env, loaded):
     assert run_in_process(look, env=env) == wanted
 
 
+@pytest.mark.slow
 @linux
 def test_what_is_prepared_is_used(monkeypatch):
     prepare({"KERAS_BACKEND": "numpy"})
@@ -244,6 +252,7 @@ def test_what_is_prepared_is_used(monkeypatch):
     )
 
 
+@pytest.mark.slow
 @linux
 def test_workers_that_import_with_other_variables_than_each_other():
     def look():
@@ -254,6 +263,7 @@ def test_workers_that_import_with_other_variables_than_each_other():
     assert run_on_workers(look, env={"OMP_NUM_THREADS": 2}) == [("2", True)] * 2
 
 
+@pytest.mark.slow
 def test_random_numbers_differ_between_workers_and_between_runs():
     def draw():
         import random
@@ -428,7 +438,8 @@ def test_an_exception_on_every_worker_is_not_tried_again(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "how", [signal.SIGKILL, signal.SIGTERM, signal.SIGSEGV, signal.SIGABRT]
+    "how",
+    [signal.SIGKILL, signal.SIGTERM, *map(rare, [signal.SIGSEGV, signal.SIGABRT])],
 )
 def test_a_worker_that_is_killed(how):
     def one_dies():
@@ -451,6 +462,7 @@ def test_a_signal_without_a_name():
         run_in_process(die, 40)
 
 
+@pytest.mark.slow
 @linux
 def test_a_run_that_does_not_answer(monkeypatch, capsys):
     """Its process is stopped.
@@ -533,6 +545,7 @@ def test_an_error_of_the_run_itself_comes_with_its_traceback(monkeypatch):
             run_in_process(int)
 
 
+@pytest.mark.slow
 @linux
 def test_a_tensorflow_that_aborts_when_it_is_imported(tmp_path, monkeypatch):
     """Workers that do not need it start all the same, as fresh interpreters."""
@@ -587,6 +600,7 @@ def test_restarts(capfd):
         run_on_workers(dies_twice, restarts=1)
 
 
+@pytest.mark.slow
 def test_workers_that_leave_together_may_finish_what_they_do(tmp_path, monkeypatch):
     """Workers end as TensorFlow's do when they are preempted.
 
@@ -641,6 +655,7 @@ def test_a_coordinator_that_fails(tmp_path):
     ]
 
 
+@pytest.mark.slow
 def test_the_deadline_holds_for_everything_together():
     def dies_or_waits():
         if os.environ["COURSE_ATTEMPT"] == "0" and index() == 0:
@@ -675,6 +690,7 @@ def test_the_deadline_counts_from_when_the_workers_have_begun(tmp_path, monkeypa
     assert failure(caught.value) == ("not begun", "0.5")
 
 
+@pytest.mark.slow
 @linux
 def test_calls_that_are_not_taken_in_time(monkeypatch):
     """A server that stands still starts no run."""
@@ -693,6 +709,7 @@ def test_calls_that_are_not_taken_in_time(monkeypatch):
     assert run_in_process(number_of_server) == number
 
 
+@pytest.mark.slow
 @linux
 def test_a_process_that_cannot_be_forked(tmp_path, monkeypatch):
     full = (
@@ -736,6 +753,7 @@ def test_an_error_can_be_sent_on():
     assert str(error).startswith("worker 1 was killed by SIGKILL\nworker 0 returned\n")
 
 
+@pytest.mark.slow
 def test_a_result_that_cannot_travel():
     with pytest.raises(
         WorkerError, match="raised TypeError: the result, a lock, cannot be sent back"
@@ -823,6 +841,7 @@ def test_killed_before_it_has_read_its_call():
     assert time.monotonic() - begin < workers.SILENCE
 
 
+@pytest.mark.slow
 def test_no_port_is_left():
     """Each worker listens on its own port, as TensorFlow does.
 
@@ -1085,7 +1104,8 @@ def started(lines):
 
 
 @pytest.mark.parametrize(
-    "how, code", [(signal.SIGINT, 1), (signal.SIGKILL, -9), (signal.SIGTERM, -15)]
+    "how, code",
+    [(signal.SIGINT, 1), rare(signal.SIGKILL, -9), rare(signal.SIGTERM, -15)],
 )
 def test_a_script_that_is_stopped(tmp_path, how, code):
     (tmp_path / "script.py").write_text(PROGRAM)
@@ -1108,7 +1128,7 @@ def test_a_script_that_is_stopped(tmp_path, how, code):
     assert not left
 
 
-@pytest.mark.parametrize("how", ["interrupt", "kill"])
+@pytest.mark.parametrize("how", [rare("interrupt"), "kill"])
 def test_a_notebook_that_is_stopped(how):
     manager = jupyter_client.KernelManager(kernel_name="python3")
     manager.start_kernel(

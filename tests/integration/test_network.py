@@ -306,6 +306,7 @@ def silenced_inside():
     return launcher.run_in_process(silence)
 
 
+@pytest.mark.slow
 def test_a_run_inside_a_worker_has_no_network_of_its_own():
     for said in launcher.run_on_workers(silenced_inside, network=Network()):
         assert "no worker with a network of its own" in said

@@ -62,6 +62,7 @@ def nbval(notebook, folder, *words, path="notebooks/copy.ipynb", cwd=".", **env)
     )
 
 
+@pytest.mark.slow
 def test_an_altered_output_fails(tmp_path):
     notebook = opening_cells("placement")
     faithful = nbval(notebook, tmp_path)

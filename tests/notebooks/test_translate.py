@@ -6,7 +6,7 @@ import nbformat
 import polib
 import pytest
 
-from tools import translate
+from tools import messages, translate
 from tools.publish import slug
 
 SOURCES = translate.sources()
@@ -88,6 +88,8 @@ def test_a_gate_closes(english, french, problem):
     [
         ("{count} of {whole}", "{count} sur {all}", False, "fields"),
         ("{share:.0%} of it", "{share:.1%} de cela", False, "fields"),
+        ("{count} of it", "{count} de {}", False, "fields"),
+        ("{a} env={{'K': 1}}", "{a} env={'K': 1}", False, "fields"),
         ("A training.", "Une formation.", False, "'formation'"),
         (
             "def one():\n    return 1",
@@ -117,6 +119,40 @@ def test_a_message_that_is_new_or_not_compiled_is_noticed(monkeypatch, tmp_path)
         "not translated",
     ]
     assert "the compiled catalogue is not this one" in problems[2]
+
+
+@pytest.mark.parametrize(
+    "quoted, french",
+    [
+        (
+            "WorkerError: worker 0 had not returned after 12 seconds",
+            "WorkerError: worker 0 toujours sans résultat après 12 secondes",
+        ),
+        (
+            "WorkerError: the process raised UnknownError: Could not start it",
+            "WorkerError: le processus a levé UnknownError: Could not start it",
+        ),
+        (
+            "ValueError: name='fashion': must be 'digits' or 'mnist'",
+            "ValueError: name='fashion': doit être 'digits' ou 'mnist'",
+        ),
+        (
+            "port … of this machine is taken: end the program that has it, or choose "
+            "another port",
+            "le port … de cette machine est pris\u202f: terminez le programme qui l'a, "
+            "ou choisissez un autre port",
+        ),
+        (
+            "RuntimeError: Collective ops must be configured at program startup",
+            "RuntimeError: Collective ops must be configured at program startup",
+        ),
+    ],
+)
+def test_a_page_quotes_in_french_what_the_course_says(quoted, french):
+    spoken = messages.Spoken(translate.catalogue(translate.packages_path()))
+    assert spoken.line(quoted) == french
+    fence = f"```text\n{quoted}\n```"
+    assert translate.quoted_in_french(fence, spoken) == f"```text\n{french}\n```"
 
 
 def test_another_program_is_no_translation():

@@ -160,6 +160,7 @@ print(json.dumps([ways, keras.distribution.distribution() is None]))
 """
 
 
+@pytest.mark.slow
 def test_a_model_of_ones_own_on_eight_devices():
     flags = "--xla_force_host_platform_device_count=8"
     env = os.environ | {

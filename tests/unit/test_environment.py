@@ -181,6 +181,7 @@ def test_a_gpu_that_tensorflow_cannot_use(
     assert remedy in facts["remedy"]
 
 
+@pytest.mark.slow
 def test_processes_share_a_gpu(python):
     """In this process and in those that it starts; what the user has set stays."""
     show = (

@@ -143,7 +143,7 @@ def test_without_tensorflow(without_tensorflow):
     )
     assert (
         "Accelerator(strategy=None, num_replicas=0, "
-        "what='nothing: TensorFlow is not installed')"
+        "what='nothing: TensorFlow is not installed', is_tpu=False)"
     ) in answer.stdout
 
 

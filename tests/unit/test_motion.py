@@ -8,6 +8,8 @@ import re
 import xml.etree.ElementTree as ElementTree
 
 import pytest
+from matplotlib.font_manager import FontProperties
+from matplotlib.textpath import TextPath
 
 import course_planner as planner
 from course_planner import animations
@@ -21,6 +23,7 @@ MADE = {
     "asynchronous": lambda: animations.asynchronous(PACE, 160, "title"),
 }
 SVG = "{http://www.w3.org/2000/svg}"
+TEXT = f"{SVG}text"
 
 
 def groups(motion):
@@ -44,6 +47,22 @@ def test_it_is_small_the_same_each_time_and_stands_still_where_that_is_asked_for
     assert len(list(layers["moving"].iter(f"{SVG}set"))) > 20
     for forbidden in "<script", "http", "href":  # but for the name of the format
         assert forbidden not in drawn.replace('xmlns="http://www.w3.org/2000/svg"', "")
+
+
+@pytest.mark.parametrize("language", ["en", "fr"])
+@pytest.mark.parametrize("name", MADE)
+def test_no_text_runs_over_the_edge(name, language, monkeypatch):
+    monkeypatch.setenv("COURSE_LANGUAGE", language)
+    motion = MADE[name]()
+    drawn = [one for group in groups(motion).values() for one in group.iter(TEXT)]
+    assert drawn
+    for one in drawn:
+        size, weight = float(one.get("font-size", 13)), one.get("font-weight", "normal")
+        font = FontProperties(family="DejaVu Sans", weight=weight)
+        wide = TextPath((0, 0), one.text, size=size, prop=font).get_extents().width
+        share = {"start": 0, "end": 1}.get(one.get("text-anchor"), 0.5)
+        left = float(one.get("x")) - share * wide
+        assert left >= 0 and left + wide <= motion.width, one.text
 
 
 @pytest.mark.parametrize("name", MADE)

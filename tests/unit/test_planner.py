@@ -1396,7 +1396,9 @@ def test_accumulation_is_advised_only_where_the_table_shows_it(machine):
     assert not works["MirroredStrategy"]["`fit`"], "why the loop is one's own"
 
 
-@pytest.mark.parametrize("billions", [1, 10, 100, 300])
+@pytest.mark.parametrize(
+    "billions", [1, 10, *(pytest.param(n, marks=pytest.mark.slow) for n in (100, 300))]
+)
 def test_what_is_advised_fits(billions):
     """Blocks as in notebook 05.
 
