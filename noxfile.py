@@ -152,7 +152,7 @@ def hosted(session, host):
         if not CI:
             session.run("python", "-m", "tools.compatibility", "--check", env=NO_GPU)
     elif host == "kaggle":
-        on_host(session, host, "00", "fr/02", "fr/04", "06")
+        on_host(session, host, "fr/02", "fr/04", "06")
     elif host == "colab_tpu":
         session.chdir("notebooks")
         session.run("python", "../tests/hosted/without_tensorflow.py", env=env)
