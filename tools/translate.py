@@ -220,8 +220,9 @@ def replace_text(lines, node, formatted, french):
     end = len(lines[last].encode()[: node.end_col_offset].decode())
     before, after = lines[first][:start], lines[last][end:]
     prefix = "f" if formatted else ""
-    if lines[first][start:].startswith('"""'):
-        lines[first : last + 1] = f'{before}"""{french}"""{after}'.split("\n")
+    quotes = lines[first][start : start + 3]
+    if quotes in ('"""', "'''"):
+        lines[first : last + 1] = f"{before}{quotes}{french}{quotes}{after}".split("\n")
         return
     literal = prefix + repr_of(french)
     if len(before + literal + after) <= WIDTH:

@@ -203,3 +203,11 @@ def test_long_texts_and_comments_are_laid_out():
     spaces = {}
     exec(built.split("print")[0], spaces)
     assert spaces["title"] == french["Short"]
+
+
+@pytest.mark.parametrize("quotes", ['"""', "'''"])
+def test_a_program_in_a_text_keeps_its_lines(quotes):
+    source = f"text = {quotes}one\ntwo{quotes}"
+    french = {"one\ntwo": "un\ndeux"}
+    built = translate.translated_code(source, french.get, [*french])
+    assert built == f"text = {quotes}un\ndeux{quotes}"
