@@ -220,12 +220,12 @@ def _do(job, notebook, method):
         outcome = workers[failed].outcome
         if outcome.kind not in ("signal", "exit code"):
             break
-        again = _(
-            "all are started again ({attempt} of {restarts})",
+        line = _(
+            "{outcome}: all are started again ({attempt} of {restarts})",
+            outcome=outcome,
             attempt=attempt + 1,
             restarts=job.restarts,
         )
-        line = _("{outcome}: {again}", outcome=outcome, again=again)
         notebook.tell("line", line)
     notebook.tell("ended", (failed, [worker.outcome for worker in workers]))
     for worker in workers:

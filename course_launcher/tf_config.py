@@ -249,13 +249,11 @@ def _place_findings(name, host, port, places):
     numbers = _look_up(host)
     if not numbers:
         return [
-            (
-                _(
-                    "{name}'s host {host!r} is not found: check its spelling, "
-                    "or write its IP address",
-                    name=name,
-                    host=host,
-                )
+            _(
+                "{name}'s host {host!r} is not found: check its spelling, "
+                "or write its IP address",
+                name=name,
+                host=host,
             )
         ]
     findings = []
@@ -270,7 +268,7 @@ def _place_findings(name, host, port, places):
             )
         )
     place = (
-        _("this machine")
+        "this machine"
         if any(number.is_loopback for number in numbers)
         else min(map(str, numbers)),
         port,

@@ -444,16 +444,11 @@ class _Search:
                 continue
             if parts > 1:
                 words = _(
-                    "the batch, one after the other (gradient_accumulation_steps)"
+                    "accumulate {parts:,} parts of the batch, one after the other "
+                    "(gradient_accumulation_steps)",
+                    parts=parts,
                 )
-                changes = (
-                    _(
-                        "accumulate {parts:,} parts of {words}",
-                        parts=parts,
-                        words=words,
-                    ),
-                    *changes,
-                )
+                changes = (words, *changes)
             return changes, replace(plan, accumulation_steps=parts)
         return None
 

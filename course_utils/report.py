@@ -15,8 +15,13 @@ from course_utils.devices import (
 from course_utils.language import marked, translated as _
 
 NAMES = (
-    *(marked("system"), marked("CPU cores"), marked("memory"), marked("disk")),
-    *(marked("GPUs"), marked("TPUs"), marked("remedy")),
+    marked("system"),
+    marked("CPU cores"),
+    marked("memory"),
+    marked("disk"),
+    marked("GPUs"),
+    marked("TPUs"),
+    marked("remedy"),
 )
 """Of facts, which are keys: their names are translated where they are printed."""
 

@@ -47,12 +47,14 @@ def extracted() -> dict[str, tuple[str, list[str]]]:
     return found | {source: ("", []) for source in printed_sources()}
 
 
-def describe(found: polib.POFile) -> None:
-    """Write into a catalogue's entries where their messages are, and their plurals."""
+def describe(found: polib.POFile, wanted: dict[str, tuple[str, list[str]]]) -> None:
+    """Write into a catalogue's entries where their messages are, and their plurals.
+
+    wanted: what `extracted` returns.
+    """
     found.metadata["Plural-Forms"] = PLURALS
-    where = extracted()
     for entry in found:
-        plural, files = where[entry.msgid]
+        plural, files = wanted[entry.msgid]
         entry.occurrences = [(name, "") for name in files]
         if plural != entry.msgid_plural:
             entry.msgid_plural, entry.msgstr = plural, ""

@@ -394,9 +394,9 @@ def extract():
         place = catalogue_path(path)
         save(updated(catalogue(place), [*messages_of(path)]), place)
     place = packages_path()
-    wanted = [(None, text) for text in messages.extracted()]
-    found = updated(catalogue(place), wanted)
-    messages.describe(found)
+    wanted = messages.extracted()
+    found = updated(catalogue(place), [(None, text) for text in wanted])
+    messages.describe(found, wanted)
     save(found, place)
 
 

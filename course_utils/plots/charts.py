@@ -343,7 +343,9 @@ def _rows(axes, names, unit):
 
 
 @styled()
-def timeline(rows: dict, title: str, labels: dict, unit: str = "") -> Figure:
+def timeline(
+    rows: dict, title: str, labels: dict, unit: str = "milliseconds"
+) -> Figure:
     """Draw who does what when.
 
     Args:
@@ -352,7 +354,7 @@ def timeline(rows: dict, title: str, labels: dict, unit: str = "") -> Figure:
             such as a number.
         title: the finding.
         labels: `{what: word}` for the legend.
-        unit: of the time; milliseconds by default.
+        unit: of the time.
     """
     from matplotlib.patches import Patch
 
@@ -378,7 +380,7 @@ def timeline(rows: dict, title: str, labels: dict, unit: str = "") -> Figure:
                 color=style.ink_on(style.colour(what)),
                 fontsize=9,
             )
-    _rows(axes, list(rows), unit or _("milliseconds"))
+    _rows(axes, list(rows), unit)
     axes.set_xlim(left=0)
     style.legend(
         figure,

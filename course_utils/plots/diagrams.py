@@ -139,7 +139,8 @@ def training_step(
         combined: what the all-reduce does with gradients; "averaged" by default.
     """
     sizes = _for_each_device(examples, devices)
-    several, several_columns = len(devices) > 1, len(devices) > 2
+    several = len(devices) > 1
+    is_narrow = len(devices) > 2
     numbers = numbers or {}
     rows = _rows_of_step(several, optimizer, numbers)
     height = 0.7 + 0.56 * len(rows)
@@ -157,9 +158,7 @@ def training_step(
                     look = {"fill": COLOURS["travels"], "width": 2.4}
                 arrow(axes, (middle, bottoms[k - 1]), (middle, bottom + 0.36), **look)
             if row.colour != "travels":
-                words = _(
-                    row.short if several_columns else row.text, count=sizes[index]
-                )
+                words = _(row.short if is_narrow else row.text, count=sizes[index])
                 if row.name in numbers:
                     words = numbers[row.name][index]
                 place = left + inset, bottom, span - 2 * inset, 0.36

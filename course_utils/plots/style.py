@@ -15,15 +15,15 @@ else:  # matplotlib is loaded when something is drawn
     Figure = Any
 
 COLOURS = {
-    "inputs": "#56B4E9",
-    "activations": "#56B4E9",
-    "weights": "#E69F00",
-    "gradients": "#009E73",
-    "travels": "#D55E00",
-    "optimizer": "#F0E442",
-    "waiting": "#D9D9D9",
-    "wrong": "#CC79A7",
-    "compute": "#0072B2",
+    marked("inputs"): "#56B4E9",
+    marked("activations"): "#56B4E9",
+    marked("weights"): "#E69F00",
+    marked("gradients"): "#009E73",
+    marked("travels"): "#D55E00",
+    marked("optimizer"): "#F0E442",
+    marked("waiting"): "#D9D9D9",
+    marked("wrong"): "#CC79A7",
+    marked("compute"): "#0072B2",
 }
 """What a colour means, in every figure: the Okabe–Ito palette, which colour-blind
 readers can tell apart.
@@ -53,14 +53,17 @@ STYLE = {
     "lines.linewidth": 2,
 }
 NAMES = (
-    *(marked("KiB"), marked("MiB"), marked("GiB"), marked("GB")),
-    *(marked("inputs"), marked("activations"), marked("weights"), marked("gradients")),
-    *(marked("travels"), marked("optimizer"), marked("waiting"), marked("wrong")),
-    *(marked("compute"), marked("loss"), marked("accuracy"), marked("alone")),
-    *(marked("moments"), marked("accumulator")),
+    marked("KiB"),
+    marked("MiB"),
+    marked("GiB"),
+    marked("GB"),
+    marked("loss"),
+    marked("accuracy"),
+    marked("alone"),
+    marked("accumulator"),
 )
-"""Units and names that notebooks' data bring to axes and legends, as keys: what is
-drawn of them is in the chosen language.
+"""Units and names, besides those of COLOURS, that notebooks' data bring to axes and
+legends as keys: what is drawn of them is in the chosen language.
 """
 
 LOOKS = {  # of curves whose look means something, besides the colours themselves

@@ -78,9 +78,9 @@ def main(host, *chosen):
         folder = pathlib.Path(name)
         origin, content = folder / "somebody" / "course", folder / "content"
         published(origin)
-        for path, name in in_both_languages(origin):
-            if not chosen or name in chosen:
-                place = content / name.replace("/", "-")
+        for path, short in in_both_languages(origin):
+            if not chosen or short in chosen:
+                place = content / short.replace("/", "-")
                 place.mkdir(parents=True)
                 shutil.copy(path, place)
         (folder / "gitconfig").write_text(

@@ -29,8 +29,11 @@ PICTURES = ROOT / "build" / "browser"
 NOTEBOOKS = sorted(path.stem for path in (ROOT / "notebooks").glob("*.ipynb"))
 # CI has 75 minutes for everything: there one with motion, one with processes, one of
 # the reader's own
-IN_CI = {"00_data_vs_model_parallelism", "03_multi_worker_strategy"}
-IN_CI |= {"06_your_own_model"}
+IN_CI = {
+    "00_data_vs_model_parallelism",
+    "03_multi_worker_strategy",
+    "06_your_own_model",
+}
 LEFT_OUT = {*NOTEBOOKS} - IN_CI if os.environ.get("CI") else set()
 MINUTE = 60_000  # Playwright counts in ms
 expect.set_options(timeout=MINUTE)  # a busy machine is no failure
