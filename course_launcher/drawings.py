@@ -251,7 +251,7 @@ def link_times(fitted: dict, predicted: dict, measured: dict, title: str) -> Fig
             )
     for marker, times in zip(itertools.cycle("os^Dv"), measured.values()):
         middle, low, high = zip(*times.values(), strict=True)
-        handles[_("measured, with quartiles")] = axes.errorbar(
+        handles[_("measured, a mark each link, quartiles")] = axes.errorbar(
             [*times],
             middle,
             [
@@ -270,6 +270,9 @@ def link_times(fitted: dict, predicted: dict, measured: dict, title: str) -> Fig
     axes.set_xlim(right=sizes[-1] * 14)
     for axis in axes.xaxis, axes.yaxis:
         axis.set_major_formatter(number)
-    axes.set(xlabel=_("KiB, averaged over two workers"), ylabel=_("milliseconds"))
+    axes.set(
+        xlabel=_("KiB, averaged over two workers (simulated links)"),
+        ylabel=_("milliseconds"),
+    )
     legend(figure, handles)
     return figure

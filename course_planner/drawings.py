@@ -158,7 +158,7 @@ def split_layer(x, W, title: str) -> Figure:
     )
     cuts = (
         (_("by columns: all of x, half of W"), by_columns, 3.92, 1.72),
-        (_("by rows: half of x, half of W"), by_rows, 1.1, 1.08),
+        (_("by rows: half of x, half of W"), by_rows, 1.2, 1.08),
     )
     for (name, products, low, tall), exchange in zip(cuts, exchanges, strict=True):
         axes.text(0.08, low + tall + 0.13, name, weight="bold", size=11, va="center")
@@ -221,13 +221,13 @@ def layers_in_a_row(shapes: dict, sent: tuple, title: str) -> Figure:
     for (name, boxes, low, way), count in zip(passes, sent, strict=True):
         first_left = 0.06 if way == 1 else 0.98
         axes.text(0.08, low + 1.9, name, weight="bold", size=11, va="center")
-        bar = 6.42 if way == 1 else 0.06
-        words = _("all-\nreduce:\n{count} bytes\neach", count=count)
+        bar = 6.54 if way == 1 else 0.06
+        words = _("all-\nreduce:\n{count}\nbytes\neach", count=count)
         box(
             axes,
             bar,
             low,
-            0.72,
+            0.6,
             1.7,
             COLOURS["travels"],
             words,
@@ -242,7 +242,7 @@ def layers_in_a_row(shapes: dict, sent: tuple, title: str) -> Figure:
             words = _("device {device}", device=device)
             axes.text(first_left + 0.1, bottom + 0.68, words, va="center", size=9)
             edge = first_left + (6.16 if way == 1 else 0)
-            ends = (edge - 0.02 * way, bottom + 0.3), (edge + 0.22 * way, bottom + 0.3)
+            ends = (edge - 0.02 * way, bottom + 0.3), (edge + 0.34 * way, bottom + 0.3)
             arrow(axes, *ends, COLOURS["travels"], 2.5, arrowstyle="<|-|>")
     return figure
 

@@ -319,6 +319,7 @@ def bars(
                     textcoords="offset points",
                     va="center",
                     annotation_clip=False,
+                    bbox={"facecolor": "white", "edgecolor": "none", "pad": 1},
                 )
     _rows(axes, list(values), unit)
     axes.margins(x=0.14)

@@ -86,7 +86,8 @@ LOOKS = {  # of curves whose look means something, besides the colours themselve
     },
     "wrong": {"color": COLOURS["wrong"], "linestyle": "--"},
     "travels, too": {"color": COLOURS["travels"], "linestyle": "--"},
-    "compute, too": {"color": COLOURS["compute"], "linestyle": "--"},
+    "ink": {"color": INK},
+    "ink, too": {"color": INK, "linestyle": "--"},
 }
 
 
@@ -175,6 +176,7 @@ def bar_looks(labels: list, chosen: dict | None = None) -> dict[str, dict]:
             "facecolor": colour(chosen.get(label, "compute")),
             "hatch": hatch,
             "edgecolor": INK,
+            "linewidth": 0.5,  # thin parts are seen, too
         }
     return looks
 

@@ -515,6 +515,7 @@ def test_a_run_that_does_not_end(monkeypatch, capsys):
     )
 
 
+@pytest.mark.slow
 @linux
 def test_the_process_of_a_run_that_is_killed():
     with pytest.raises(RuntimeError, match="the process of the run was killed"):
@@ -522,6 +523,7 @@ def test_the_process_of_a_run_that_is_killed():
     assert run_on_workers(index) == [0, 1]
 
 
+@pytest.mark.slow
 @linux
 def test_a_server_that_is_killed():
     """The next run starts another one.
@@ -645,6 +647,7 @@ def test_a_coordinator_ends_the_run_whatever_became_of_the_others(tmp_path):
     assert gone([int((tmp_path / "1").read_text())])
 
 
+@pytest.mark.slow
 def test_a_coordinator_that_fails(tmp_path):
     pathlib.Path(tmp_path, "2").touch()
     with pytest.raises(WorkerError, match="worker 0 raised ZeroDivisionError") as error:
@@ -671,6 +674,7 @@ def test_the_deadline_holds_for_everything_together():
     )
 
 
+@pytest.mark.slow
 def test_the_deadline_counts_from_when_the_workers_have_begun(tmp_path, monkeypatch):
     """A busy machine loads slowly, and that is not the function's fault.
 
@@ -761,6 +765,7 @@ def test_a_result_that_cannot_travel():
         run_in_process(threading.Lock)
 
 
+@pytest.mark.slow
 @linux
 def test_a_worker_that_dies_or_stops_while_its_result_travels(monkeypatch):
     """Half of a message has come.

@@ -255,6 +255,7 @@ def average(trouble, after):
     return None
 
 
+@pytest.mark.slow  # 03 shows one
 def test_a_partition_is_noticed_by_its_heartbeat():
     found = launcher.run_on_workers(
         average, launcher.silence_network, 5, network=Network(latency_ms=1)

@@ -123,6 +123,7 @@ def test_facts_have_the_same_names_in_every_language(french, monkeypatch):
     assert len(lines) == len(facts) and sum("GPU" in line[:6] for line in lines) == 1
 
 
+@pytest.mark.slow
 def test_the_doctor_speaks_english_whatever_the_notebooks_do(french):
     command = [sys.executable, "-m", "tools.check_environment"]
     done = subprocess.run(

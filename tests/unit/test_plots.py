@@ -272,8 +272,8 @@ CASES = {
         [
             "forward",
             "backward: gradients",
-            "all-\nreduce:\n24 bytes\neach",
-            "all-\nreduce:\n48 bytes\neach",
+            "all-\nreduce:\n24\nbytes\neach",
+            "all-\nreduce:\n48\nbytes\neach",
             "first\ncolumns, 6 × 2",
             "second\nrows, 2 × 3",
         ],
