@@ -304,8 +304,16 @@ def bars(
             places, middle, thick, left, label=part, **fills[part]
         )
         ends = left + middle
-        if error.any():
-            axes.errorbar(ends, places, xerr=error, fmt="none", ecolor=INK, capsize=3)
+        spread = error.any(axis=0)
+        if spread.any():  # no caps where nothing spreads
+            axes.errorbar(
+                ends[spread],
+                places[spread],
+                xerr=error[:, spread],
+                fmt="none",
+                ecolor=INK,
+                capsize=3,
+            )
         if not stacked or part == parts[-1]:
             for place, end, more in zip(places, ends, error[1], strict=True):
                 text, place = (
