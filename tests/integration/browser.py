@@ -27,13 +27,8 @@ from playwright.sync_api import TimeoutError, expect, sync_playwright
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 PICTURES = ROOT / "build" / "browser"
 NOTEBOOKS = sorted(path.stem for path in (ROOT / "notebooks").glob("*.ipynb"))
-# CI has 75 minutes for everything: there one with motion, one with processes, one of
-# the reader's own
-IN_CI = {
-    "00_data_vs_model_parallelism",
-    "03_multi_worker_strategy",
-    "06_your_own_model",
-}
+# CI has 75 minutes for everything: there one with motion, one of the reader's own
+IN_CI = {"00_data_vs_model_parallelism", "06_your_own_model"}
 LEFT_OUT = {*NOTEBOOKS} - IN_CI if os.environ.get("CI") else set()
 MINUTE = 60_000  # Playwright counts in ms
 expect.set_options(timeout=MINUTE)  # a busy machine is no failure
