@@ -99,7 +99,7 @@ def soak(session):
     paths.append("tests/notebooks/your_model.py")
     part = a_third() if CI else []
     python(session, *PYTEST, *part, "-m", "slow", "tests")
-    python(session, *PYTEST, *part, *(session.posargs or paths))
+    python(session, *PYTEST, *(session.posargs or [*part, *paths]))  # named: all
 
 
 def a_third():
